@@ -1,0 +1,51 @@
+"""The published networks, one file each, behind one contract (:mod:`PartialSegLib.networks.contract`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from PartialSegLib.errors import BundleError
+from PartialSegLib.networks.contract import Features, PartialLabelNetwork, PointwiseLayer
+from PartialSegLib.networks.dodnet import DoDNet, DoDNetParameters
+from PartialSegLib.structures import LabelSpace
+
+#: Name on a bundle's card -> (network class, its parameters).
+NETWORKS: dict[str, tuple[type[PartialLabelNetwork], type]] = {"DoDNet": (DoDNet, DoDNetParameters)}
+
+__all__ = [
+    "NETWORKS",
+    "DoDNet",
+    "DoDNetParameters",
+    "Features",
+    "PartialLabelNetwork",
+    "PointwiseLayer",
+    "build_network",
+]
+
+
+def build_network(name: str, parameters: Mapping[str, Any], label_space: LabelSpace) -> PartialLabelNetwork:
+    """Build the network of a card, with fresh weights.
+
+    Parameters
+    ----------
+    name : str
+        Key of :data:`NETWORKS`.
+    parameters : mapping
+        Fields of the network's parameter dataclass; sequences may be lists, as in JSON.
+    label_space : LabelSpace
+        Tasks and channels of its outputs.
+
+    Raises
+    ------
+    BundleError
+        When the network or one of its parameters is unknown or out of range.
+    """
+    if name not in NETWORKS:
+        raise BundleError(f"Unknown network '{name}'.", f"Known: {', '.join(NETWORKS)}.")
+    network, dataclass = NETWORKS[name]
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in parameters.items()}
+    try:
+        return network(dataclass(**values), label_space)
+    except (TypeError, ValueError) as error:
+        raise BundleError(f"The parameters of network '{name}' are wrong: {error}.") from error

@@ -1,0 +1,79 @@
+"""Progress, time left and cancellation of long work, for every front end alike.
+
+Long work takes a :class:`Monitor` and calls :meth:`Monitor.step` between units of work. A front
+end (terminal bar, worker pipe, test) gives it a callback, and sets :meth:`Monitor.cancel` from any
+thread.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from PartialSegLib.errors import CancelledError
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a stage of long work stands.
+
+    Parameters
+    ----------
+    stage : str
+        What is being done, as shown to the user (``"segment"``, ``"write"`` ...).
+    done, total : int
+        Units of work finished, and in all.
+    seconds_left : float or None
+        Estimate from the pace of this stage so far; ``None`` before the first unit is done.
+    """
+
+    stage: str
+    done: int
+    total: int
+    seconds_left: float | None
+
+
+class Monitor:
+    """Passes progress to a front end and a wish to stop to the work.
+
+    Parameters
+    ----------
+    report : callable, optional
+        Called with a :class:`Progress` after each unit, in the thread that does the work.
+    """
+
+    def __init__(self, report: Callable[[Progress], None] | None = None) -> None:
+        self._report = report
+        self._cancelled = threading.Event()
+        self._stage = ""
+        self._started = 0.0
+
+    def cancel(self) -> None:
+        """Ask the work to stop before its next unit (from any thread)."""
+        self._cancelled.set()
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether :meth:`cancel` was called."""
+        return self._cancelled.is_set()
+
+    def step(self, stage: str, done: int, total: int) -> None:
+        """Report that `done` of `total` units of `stage` are finished.
+
+        Call it with ``done=0`` when the stage starts: the time estimate counts from there.
+
+        Raises
+        ------
+        CancelledError
+            When :meth:`cancel` was called.
+        """
+        if self.cancelled:
+            raise CancelledError(f"Stopped by the user during '{stage}' ({done} of {total}).")
+        now = time.monotonic()
+        if stage != self._stage or done == 0:
+            self._stage, self._started = stage, now
+        if self._report is not None:
+            left = (now - self._started) / done * (total - done) if done else None
+            self._report(Progress(stage, done, total, left))

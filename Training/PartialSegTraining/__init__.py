@@ -1,0 +1,1 @@
+"""PartialSegTraining: cases in, a model bundle out. Imports PartialSegLib only."""
