@@ -162,6 +162,6 @@ def bounding_box(mask: np.ndarray) -> Box | None:
     if not planes.size:
         return None
     z = slice(int(planes[0]), int(planes[-1]) + 1)
-    shadow = mask[z].any(axis=0)
+    shadow: np.ndarray = mask[z].any(axis=0)
     rows, columns = np.flatnonzero(shadow.any(axis=1)), np.flatnonzero(shadow.any(axis=0))
     return z, slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
