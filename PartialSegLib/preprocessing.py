@@ -1,0 +1,316 @@
+"""From an image to the network's grid and back.
+
+The nearest axes of the image are permuted and flipped to the model's orientation, the image is
+cropped to the body (and to a region of interest), resampled to the model's spacing and its
+intensities are clipped and scaled. :class:`NetworkGrid` remembers all of it, so that results come
+back on the image's own grid exactly; oblique and sheared images stay as they are.
+
+Grids are aligned as in nnU-Net and scikit-image: both cover the same extent, so voxel ``i`` of
+``m`` lies at ``(i + 0.5) * n / m - 0.5`` of ``n``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+from PartialSegLib.bundle import Preprocessing
+from PartialSegLib.errors import ImageError
+from PartialSegLib.images import Geometry, Image
+from PartialSegLib.segmentation import Box, PackedMask, bounding_box
+
+#: Region of interest in LPS millimetres: (x from, x to, y from, y to, z from, z to).
+Region = tuple[float, float, float, float, float, float]
+
+_LETTERS = ({"L": 1, "R": -1}, {"P": 1, "A": -1}, {"S": 1, "I": -1})
+
+
+class Taps(NamedTuple):
+    """Linear interpolation along one axis: ``(1 - fraction) * values[lower] + fraction * values[upper]``."""
+
+    lower: np.ndarray
+    upper: np.ndarray
+    fraction: np.ndarray
+
+
+@dataclass(frozen=True)
+class NetworkGrid:
+    """Where the network's voxels lie in an image.
+
+    Parameters
+    ----------
+    image : Geometry
+        The image's own grid.
+    axes : tuple of int
+        Array axis of the image for each of the network's (z, y, x).
+    flips : tuple of bool
+        Whether the network's (z, y, x) run against the image's axis.
+    crop : tuple of slice
+        The part of the permuted and flipped image that the grid covers, (z, y, x).
+    shape : tuple of int
+        Voxels of the network's grid, (D, H, W).
+    """
+
+    image: Geometry
+    axes: tuple[int, int, int]
+    flips: tuple[bool, bool, bool]
+    crop: Box
+    shape: tuple[int, int, int]
+
+    @property
+    def crop_shape(self) -> tuple[int, int, int]:
+        """Voxels of the crop on the image's own grid, (z, y, x) of the network."""
+        z, y, x = (part.stop - part.start for part in self.crop)
+        return z, y, x
+
+    def orient(self, array: np.ndarray) -> np.ndarray:
+        """Return the whole image array with the network's axis order and directions, as a view."""
+        steps = tuple(slice(None, None, -1 if flip else 1) for flip in self.flips)
+        return array.transpose(self.axes)[steps]
+
+    def restore(self, mask: PackedMask) -> PackedMask:
+        """Move a mask from the permuted and flipped image back to the image's own axes."""
+        if not mask.count:
+            return PackedMask.empty()
+        start, array = list(mask.start), mask.unpack()
+        sizes = [self.image.shape[axis] for axis in self.axes]
+        for axis in range(3):
+            if self.flips[axis]:
+                start[axis] = sizes[axis] - start[axis] - array.shape[axis]
+                array = np.flip(array, axis)
+        back = np.argsort(self.axes)
+        z, y, x = (start[axis] for axis in back)
+        return PackedMask.from_array(array.transpose(back), (z, y, x))
+
+    def restore_array(self, array: np.ndarray, fill: float) -> np.ndarray:
+        """Move values of the crop (network axes) to the whole image grid, `fill` elsewhere."""
+        whole = np.full(self.image.shape, fill, array.dtype)
+        self.orient(whole)[self.crop] = array
+        return whole
+
+    def taps(self, axis: int) -> Taps:
+        """Return how the crop's voxels along `axis` (0 = z) are interpolated from the network's grid."""
+        n, m = self.crop_shape[axis], self.shape[axis]
+        position = np.clip((np.arange(n) + 0.5) * m / n - 0.5, 0, m - 1)
+        lower = np.minimum(position.astype(np.int64), max(m - 2, 0))
+        return Taps(lower, np.minimum(lower + 1, m - 1), (position - lower).astype(np.float32))
+
+    def resample_mask(self, mask: np.ndarray) -> np.ndarray:
+        """Bring a mask on the image's grid to the network's grid.
+
+        Parameters
+        ----------
+        mask : numpy.ndarray
+            Boolean (z, y, x) of the image.
+
+        Returns
+        -------
+        numpy.ndarray
+            Boolean (D, H, W): voxels that are at least half inside.
+        """
+        return (_resample(self.orient(mask)[self.crop], self.shape) >= 0.5).numpy()
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The network's input and the grid it lies on.
+
+    Parameters
+    ----------
+    volume : Tensor
+        float32 (D, H, W), clipped and scaled.
+    grid : NetworkGrid
+        Its place in the image.
+    """
+
+    volume: Tensor
+    grid: NetworkGrid
+
+
+def prepare(
+    image: Image,
+    recipe: Preprocessing,
+    *,
+    spacing: Sequence[float] | None = None,
+    crop: Box | None = None,
+) -> Prepared:
+    """Bring an image to the network's grid.
+
+    Parameters
+    ----------
+    image : Image
+        Any orientation and spacing.
+    recipe : Preprocessing
+        From the model's card.
+    spacing : sequence of float, optional
+        (x, y, z) millimetres in place of ``recipe.spacing``.
+    crop : tuple of slice, optional
+        Part of the oriented image to use, from :func:`find_crop`; found anew when ``None``.
+    """
+    crop = find_crop(image, recipe) if crop is None else crop
+    grid = make_grid(image.geometry, recipe, spacing or recipe.spacing, crop)
+    low, high = recipe.intensity_range
+    view = grid.orient(image.voxels)[grid.crop]
+    volume = _resample(view, grid.shape, lambda planes: planes.clamp_(low, high))
+    return Prepared(volume.sub_(recipe.intensity_shift).div_(recipe.intensity_scale), grid)
+
+
+def padding_value(recipe: Preprocessing) -> float:
+    """Return the scaled value that stands beyond the image's border (the lowest intensity, air)."""
+    return (recipe.intensity_range[0] - recipe.intensity_shift) / recipe.intensity_scale
+
+
+def make_grid(geometry: Geometry, recipe: Preprocessing, spacing: Sequence[float], crop: Box) -> NetworkGrid:
+    """Return the network grid of `spacing` (x, y, z) over a crop of the oriented image."""
+    axes, flips = orientation(geometry, recipe.orientation)
+    shape = []
+    for axis, part, wanted in zip(axes, crop, reversed(spacing), strict=True):
+        extent = (part.stop - part.start) * geometry.spacing[2 - axis]
+        shape.append(max(1, round(extent / wanted)))
+    return NetworkGrid(geometry, axes, flips, crop, (shape[0], shape[1], shape[2]))
+
+
+def orientation(geometry: Geometry, letters: str) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
+    """Find the image axes nearest to a wanted orientation.
+
+    Parameters
+    ----------
+    geometry : Geometry
+        Of the image.
+    letters : str
+        Directions in which the network's x, y and z grow (``LPS``).
+
+    Returns
+    -------
+    axes, flips
+        For the network's (z, y, x): array axis of the image, and whether it runs against it.
+
+    Raises
+    ------
+    ImageError
+        When `letters` does not name three different axes.
+    """
+    wanted = np.zeros((3, 3))
+    for column, letter in enumerate(letters):
+        for row, signs in enumerate(_LETTERS):
+            if letter in signs:
+                wanted[row, column] = signs[letter]
+    if len(letters) != 3 or abs(np.linalg.det(wanted)) != 1:
+        raise ImageError(f"'{letters}' is no orientation.", "It takes one of L/R, one of P/A and one of S/I.")
+    cosines = wanted.T @ geometry.axes
+    # The assignment with the largest sum of cosines, so that every image axis is used once.
+    orders = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
+    best = max(orders, key=lambda order: sum(abs(cosines[row, column]) for row, column in enumerate(order)))
+    x, y, z = best
+    flip = [bool(cosines[row, column] < 0) for row, column in enumerate(best)]
+    return (2 - z, 2 - y, 2 - x), (flip[2], flip[1], flip[0])
+
+
+def find_crop(image: Image, recipe: Preprocessing, *, margin: float = 10.0) -> Box:
+    """Find the part of the oriented image that holds the body.
+
+    The image is thresholded on a grid of about 4 mm, and the box of the largest connected region
+    is taken; lungs and bowel gas lie inside that box. Without a threshold or a body, this is
+    the whole image.
+
+    Parameters
+    ----------
+    margin : float
+        Millimetres around the body.
+
+    Returns
+    -------
+    tuple of slice
+        (z, y, x) in the orientation of the recipe.
+    """
+    axes, flips = orientation(image.geometry, recipe.orientation)
+    view = NetworkGrid(image.geometry, axes, flips, _whole((0, 0, 0)), (1, 1, 1)).orient(image.voxels)
+    whole = _whole(view.shape)
+    if recipe.body_threshold is None:
+        return whole
+    spacing = [image.geometry.spacing[2 - axis] for axis in axes]
+    strides = [max(1, round(4.0 / step)) for step in spacing]
+    coarse = view[tuple(slice(None, None, stride) for stride in strides)] > recipe.body_threshold
+    labels, count = ndimage.label(coarse)
+    if not count:
+        return whole
+    body = bounding_box(labels == np.bincount(labels.ravel())[1:].argmax() + 1)
+    return whole if body is None else _expand(body, strides, spacing, margin, view.shape)
+
+
+def region_crop(geometry: Geometry, recipe: Preprocessing, region: Region) -> Box:
+    """Return the box of the oriented image that holds a region of interest.
+
+    Raises
+    ------
+    ImageError
+        When the region is empty or lies outside the image.
+    """
+    low, high = np.asarray(region[::2], float), np.asarray(region[1::2], float)
+    if not np.all(low < high):
+        raise ImageError(f"The region {region} is empty.", "Give x0,x1,y0,y1,z0,z1 in LPS millimetres with x0 < x1.")
+    corners = np.array(
+        [[x, y, z, 1.0] for x in (low[0], high[0]) for y in (low[1], high[1]) for z in (low[2], high[2])]
+    )
+    indices = (np.linalg.inv(geometry.affine) @ corners.T)[:3]
+    axes, flips = orientation(geometry, recipe.orientation)
+    box = []
+    for axis, flip in zip(axes, flips, strict=True):
+        size = geometry.shape[axis]
+        first, last = np.floor(indices[2 - axis].min() + 0.5), np.ceil(indices[2 - axis].max() + 0.5)
+        start, stop = int(np.clip(first, 0, size)), int(np.clip(last, 0, size))
+        box.append(slice(size - stop, size - start) if flip else slice(start, stop))
+    if any(part.start >= part.stop for part in box):
+        raise ImageError(f"The region {region} lies outside the image.", "Check that it is given in LPS millimetres.")
+    return box[0], box[1], box[2]
+
+
+def _expand(body: Box, strides: list[int], spacing: list[float], margin: float, shape: tuple[int, ...]) -> Box:
+    """Bring a box of the subsampled image to full resolution and add the margin."""
+    box = []
+    for part, stride, step, size in zip(body, strides, spacing, shape, strict=True):
+        extra = round(margin / step)
+        box.append(slice(max(0, part.start * stride - extra), min(size, part.stop * stride + extra)))
+    return box[0], box[1], box[2]
+
+
+def _whole(shape: Sequence[int]) -> Box:
+    return slice(0, shape[0]), slice(0, shape[1]), slice(0, shape[2])
+
+
+def _operator(n: int, m: int) -> Tensor:
+    """Return the (m, n) matrix that resamples an axis linearly, averaging where it shrinks.
+
+    The triangle of linear interpolation is widened by the shrink factor, so that noise is averaged
+    and nothing between two samples is lost.
+    """
+    centers = (torch.arange(m, dtype=torch.float64) + 0.5) * n / m - 0.5
+    width = max(1.0, n / m)
+    distance = (torch.arange(n, dtype=torch.float64)[None] - centers.clamp(0, n - 1)[:, None]).abs()
+    weights = (1.0 - distance / width).clamp_(min=0)
+    return (weights / weights.sum(1, keepdim=True)).float()
+
+
+def _resample(
+    view: np.ndarray, shape: tuple[int, int, int], prepare_planes: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
+    """Resample a (z, y, x) array of any dtype to `shape`, a few planes at a time.
+
+    Only the in-plane resampled volume is ever held in floating point at full slice count.
+    """
+    rows, columns = _operator(view.shape[1], shape[1]), _operator(view.shape[2], shape[2]).T.contiguous()
+    halfway = torch.empty((view.shape[0], shape[1], shape[2]))
+    step = max(1, 2**22 // max(1, view.shape[1] * view.shape[2]))
+    for start in range(0, view.shape[0], step):
+        planes = torch.from_numpy(np.ascontiguousarray(view[start : start + step], dtype=np.float32))
+        planes = planes if prepare_planes is None else prepare_planes(planes)
+        halfway[start : start + step] = torch.matmul(rows, torch.matmul(planes, columns))
+    if shape[0] == view.shape[0]:
+        return halfway
+    return (_operator(view.shape[0], shape[0]) @ halfway.flatten(1)).reshape(shape)
