@@ -1,0 +1,87 @@
+"""What a prediction costs when only some of its structures were annotated; called by the trainer.
+
+Unknown is not background: a channel that was not annotated is marked by the target value -1 and
+takes no part in any sum. Its logits receive a gradient of exactly zero, whatever their values.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+#: Target value of every voxel of a channel that was not annotated.
+UNKNOWN = -1.0
+
+
+class DoDNetLoss(NamedTuple):
+    """The two terms of the loss, scalars.
+
+    Parameters
+    ----------
+    dice : Tensor
+        Mean of ``1 - Dice``.
+    bce : Tensor
+        Mean binary cross-entropy.
+    """
+
+    dice: Tensor
+    bce: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        """What the training minimizes: the sum of both."""
+        return self.dice + self.bce
+
+
+def known_channels(target: Tensor) -> Tensor:
+    """Return which channels of which samples were annotated, boolean (N, C).
+
+    The first voxel of a channel speaks for all of it, as in the released DoDNet.
+    """
+    return target[:, :, 0, 0, 0] != UNKNOWN
+
+
+def dodnet_loss(logits: Tensor, target: Tensor) -> DoDNetLoss:
+    """Dice and binary cross-entropy over the annotated channels (DoDNet, Eq. 8, as released).
+
+    For sample b and channel c, ``Dice = 2 sum(p t) / (sum p + sum t + 1)`` with the sigmoid p, and
+    the cross-entropy is the mean over voxels. Each term is averaged over the samples that annotate
+    a channel, then over the channels that any sample annotates.
+
+    Parameters
+    ----------
+    logits : Tensor
+        (N, C, D, H, W), any floating dtype; computed in float32 at least.
+    target : Tensor
+        (N, C, D, H, W), floating point: 0 or 1, and :data:`UNKNOWN` throughout a channel that was
+        not annotated.
+
+    Returns
+    -------
+    DoDNetLoss
+        Both terms are 0, with zero gradients, for a batch without any annotated channel, where the
+        released code gives NaN.
+    """
+    known = known_channels(target)
+    # Chosen away, not multiplied by zero: 0 * inf would be NaN, and so would its gradient.
+    visible = known[:, :, None, None, None]
+    logits = torch.where(visible, logits.to(torch.promote_types(logits.dtype, torch.float32)), 0.0)
+    target = torch.where(visible, target.to(logits.dtype), 0.0)
+
+    axes = (2, 3, 4)
+    probability = logits.sigmoid()
+    overlap = (probability * target).sum(axes)
+    dice = 1.0 - 2.0 * overlap / (probability.sum(axes) + target.sum(axes) + 1.0)
+    bce = functional.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(axes)
+    return DoDNetLoss(_mean_over_known(dice, known), _mean_over_known(bce, known))
+
+
+def _mean_over_known(values: Tensor, known: Tensor) -> Tensor:
+    """Average (N, C) over the samples that know a channel, then over the channels that any knows."""
+    weights = known.to(values.dtype)
+    samples = weights.sum(0)
+    per_channel = (values * weights).sum(0) / samples.clamp(min=1.0)
+    return per_channel.sum() / (samples > 0).sum().clamp(min=1)
