@@ -80,3 +80,24 @@ class CancelledError(PartialSegError):
 
     code = "cancelled"
     exit_code = 130
+
+
+class MissingExtraError(PartialSegError):
+    """Work that needs an optional package which is not installed.
+
+    Parameters
+    ----------
+    purpose : str
+        What was asked for, as the beginning of a sentence (``"Surface distances"``).
+    extra : str
+        Extra of the distribution ``partialseg`` that brings the packages.
+    """
+
+    code = "missing-extra"
+    exit_code = 9
+
+    def __init__(self, purpose: str, extra: str) -> None:
+        super().__init__(
+            f"{purpose} need an optional package that is not installed.",
+            f'Install it with: pip install "partialseg[{extra}]".',
+        )
