@@ -76,8 +76,10 @@ class NetworkGrid:
 
     def restore(self, mask: PackedMask) -> PackedMask:
         """Move a mask from the permuted and flipped image back to the image's own axes."""
-        if not mask.count:
+        if not mask.bits.size:
             return PackedMask.empty()
+        if self.axes == (0, 1, 2):
+            return self._flip_back(mask)
         start, array = list(mask.start), mask.unpack()
         sizes = [self.image.shape[axis] for axis in self.axes]
         for axis in range(3):
@@ -87,6 +89,43 @@ class NetworkGrid:
         back = np.argsort(self.axes)
         z, y, x = (start[axis] for axis in back)
         return PackedMask.from_array(array.transpose(back), (z, y, x))
+
+    def _flip_back(self, mask: PackedMask) -> PackedMask:
+        """Undo flips alone, a few planes at a time, so that a long mask is never unpacked whole."""
+        if not any(self.flips):
+            return mask
+        depth, _, width = mask.shape
+        start = [
+            size - at - extent if flip else at
+            for at, extent, size, flip in zip(mask.start, mask.shape, self.image.shape, self.flips, strict=True)
+        ]
+        source = np.flip(mask.bits, [axis for axis in (0, 1) if self.flips[axis]])
+        if not self.flips[2]:
+            return PackedMask((start[0], start[1], start[2]), mask.shape, np.ascontiguousarray(source))
+        bits = np.empty_like(mask.bits)
+        for plane in range(0, depth, 16):
+            rows = np.unpackbits(source[plane : plane + 16], axis=-1, count=width)
+            bits[plane : plane + 16] = np.packbits(rows[:, :, ::-1], axis=-1)
+        return PackedMask((start[0], start[1], start[2]), mask.shape, bits)
+
+    def image_box(self, box: Box) -> Box:
+        """Return a box of the oriented image (network axes) on the image's own axes."""
+        parts = [
+            slice(size - part.stop, size - part.start) if flip else part
+            for part, flip, size in zip(box, self.flips, (self.image.shape[a] for a in self.axes), strict=True)
+        ]
+        z, y, x = (parts[axis] for axis in np.argsort(self.axes))
+        return z, y, x
+
+    def oriented_box(self, box: Box) -> Box:
+        """Return a box of the image's own axes on the oriented image; undoes :meth:`image_box`."""
+        z, y, x = (
+            slice(self.image.shape[axis] - box[axis].stop, self.image.shape[axis] - box[axis].start)
+            if flip
+            else box[axis]
+            for axis, flip in zip(self.axes, self.flips, strict=True)
+        )
+        return z, y, x
 
     def restore_array(self, array: np.ndarray, fill: float) -> np.ndarray:
         """Move values of the crop (network axes) to the whole image grid, `fill` elsewhere."""
@@ -271,7 +310,22 @@ def region_crop(geometry: Geometry, recipe: Preprocessing, region: Region) -> Bo
     return box[0], box[1], box[2]
 
 
-def _expand(body: Box, strides: list[int], spacing: list[float], margin: float, shape: tuple[int, ...]) -> Box:
+def widen(box: Box, geometry: Geometry, recipe: Preprocessing, margin: float) -> Box:
+    """Grow a box of the oriented image by `margin` millimetres on every side, within the image."""
+    axes, _ = orientation(geometry, recipe.orientation)
+    spacing = [geometry.spacing[2 - axis] for axis in axes]
+    return _expand(box, [1, 1, 1], spacing, margin, [geometry.shape[axis] for axis in axes])
+
+
+def intersect(box: Box, other: Box) -> Box:
+    """Return what two boxes share; parts are empty, never negative, where they do not meet."""
+    z, y, x = (
+        slice(low := max(a.start, b.start), max(low, min(a.stop, b.stop))) for a, b in zip(box, other, strict=True)
+    )
+    return z, y, x
+
+
+def _expand(body: Box, strides: list[int], spacing: list[float], margin: float, shape: Sequence[int]) -> Box:
     """Bring a box of the subsampled image to full resolution and add the margin."""
     box = []
     for part, stride, step, size in zip(body, strides, spacing, shape, strict=True):

@@ -1,0 +1,177 @@
+"""All chosen heads of one window, a cache-sized block of voxels at a time.
+
+The heads of every task are stacked into one matrix product per layer. A block's logits go straight
+into the accumulator (:mod:`PartialSegLib.inference.slabs`); the classes-by-window tensor that other
+tools build never exists.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from PartialSegLib.networks.contract import Features, PartialLabelNetwork, PointwiseLayer, task_tensor
+from PartialSegLib.structures import LabelSpace
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The output channels of one task that the user asked for.
+
+    Parameters
+    ----------
+    task : int
+        Index in the label space.
+    channels : tuple of int
+        Channels of the task's head.
+    rows : tuple of int
+        Row of each channel in the accumulator.
+    """
+
+    task: int
+    channels: tuple[int, ...]
+    rows: tuple[int, ...]
+
+
+def select_channels(label_space: LabelSpace, structures: Sequence[str]) -> list[Selection]:
+    """Return which channels of which tasks answer `structures`; row ``i`` is ``structures[i]``."""
+    row = {key: index for index, key in enumerate(structures)}
+    chosen = []
+    for index, task in enumerate(label_space.tasks):
+        channels = tuple(channel for channel, key in enumerate(task.channels) if key in row)
+        if channels:
+            rows = tuple(row[key] for channel, key in enumerate(task.channels) if channel in channels and key)
+            chosen.append(Selection(index, channels, rows))
+    return chosen
+
+
+class LogitSource(Protocol):
+    """Logits of one window, filled in block by block."""
+
+    def fill(self, start: int, stop: int, out: Tensor) -> None:
+        """Write the logits of flattened voxels `start` to `stop` into ``out[:, : stop - start]``."""
+
+
+class DenseLogits:
+    """Logits that a network with a head of its own kind computed for the whole window.
+
+    Parameters
+    ----------
+    logits : Tensor
+        (C, V) of the chosen channels, flattened over the window.
+    """
+
+    def __init__(self, logits: Tensor) -> None:
+        self._logits = logits
+
+    def fill(self, start: int, stop: int, out: Tensor) -> None:
+        """See :class:`LogitSource`."""
+        out[:, : stop - start].copy_(self._logits[:, start:stop])
+
+
+class PointwiseLogits:
+    """Heads of 1x1x1 convolutions, stacked over the tasks.
+
+    Parameters
+    ----------
+    feature_map : Tensor
+        (F, V) features of one window, flattened.
+    heads : list of list of PointwiseLayer
+        One head per entry of `selections`.
+    selections : list of Selection
+        Which channels of each head are wanted.
+    """
+
+    def __init__(
+        self, feature_map: Tensor, heads: Sequence[Sequence[PointwiseLayer]], selections: Sequence[Selection]
+    ) -> None:
+        self._map = feature_map
+        alike: dict[tuple[torch.Size, ...], list[int]] = defaultdict(list)
+        for index, head in enumerate(heads):
+            alike[tuple(layer.weight.shape for layer in head[:-1])].append(index)
+        self._stacks = [
+            _StackedHeads([heads[i] for i in members], [selections[i] for i in members]) for members in alike.values()
+        ]
+
+    def fill(self, start: int, stop: int, out: Tensor) -> None:
+        """See :class:`LogitSource`."""
+        block = self._map[:, start:stop]
+        for stack in self._stacks:
+            stack.fill(block, out)
+
+
+class _StackedHeads:
+    """Heads whose hidden layers have the same shape, as one batched matrix product a layer."""
+
+    def __init__(self, heads: Sequence[Sequence[PointwiseLayer]], selections: Sequence[Selection]) -> None:
+        self._tasks = len(heads)
+        self._hidden = [
+            (torch.stack([head[k].weight for head in heads]), torch.stack([head[k].bias for head in heads])[..., None])
+            for k in range(len(heads[0]) - 1)
+        ]
+        # Only the wanted channels of the last layer, padded to the task that wants most.
+        widest = max(len(selection.channels) for selection in selections)
+        last = heads[0][-1].weight
+        self._weight = last.new_zeros(self._tasks, widest, last.shape[1])
+        self._bias = last.new_zeros(self._tasks, widest, 1)
+        sources, rows = [], []
+        for index, (head, selection) in enumerate(zip(heads, selections, strict=True)):
+            wanted = list(selection.channels)
+            self._weight[index, : len(wanted)] = head[-1].weight[wanted]
+            self._bias[index, : len(wanted), 0] = head[-1].bias[wanted]
+            sources += [index * widest + position for position in range(len(wanted))]
+            rows += selection.rows
+        self._sources = torch.tensor(sources, device=last.device)
+        self._rows = torch.tensor(rows, device=last.device)
+        # Copies are spared in the usual case, where the stack fills the accumulator's rows in order.
+        self._in_order = sources == list(range(self._tasks * widest)) and rows == list(range(len(rows)))
+
+    def fill(self, block: Tensor, out: Tensor) -> None:
+        """Write the wanted logits of a (F, n) block into their rows of `out`, (C, at least n)."""
+        voxels = block.shape[1]
+        hidden = block
+        for index, (weight, bias) in enumerate(self._hidden):
+            if index == 0:
+                hidden = torch.addmm(bias.flatten(0, 1), weight.flatten(0, 1), block).relu_()
+                hidden = hidden.view(self._tasks, -1, voxels)
+            else:
+                hidden = torch.baddbmm(bias, weight, hidden).relu_()
+        if self._hidden:
+            logits = torch.baddbmm(self._bias, self._weight, hidden).flatten(0, 1)
+        else:
+            logits = torch.addmm(self._bias.flatten(0, 1), self._weight.flatten(0, 1), block)
+        if self._in_order and logits.shape[0] == out.shape[0]:
+            out[:, :voxels].copy_(logits)
+        else:
+            out[:, :voxels].index_copy_(0, self._rows, logits.index_select(0, self._sources))
+
+
+def logit_source(network: PartialLabelNetwork, features: Features, selections: Sequence[Selection]) -> LogitSource:
+    """Return the logits of the chosen channels of one window.
+
+    Parameters
+    ----------
+    network : PartialLabelNetwork
+        Owner of the heads.
+    features : Features
+        Of one window (N = 1).
+    selections : sequence of Selection
+        Tasks and channels.
+    """
+    heads = [network.pointwise_head(features, selection.task) for selection in selections]
+    if all(head is not None for head in heads):
+        feature_map = features.map[0].float().contiguous().flatten(1)
+        return PointwiseLogits(feature_map, [head for head in heads if head is not None], selections)
+    channels = sum(len(selection.channels) for selection in selections)
+    voxels = features.map[0, 0].numel()
+    logits = torch.empty(channels, voxels, device=features.map.device)
+    for selection in selections:
+        answer = network.logits(features, task_tensor(selection.task, features.map.device))[0].flatten(1)
+        for channel, row in zip(selection.channels, selection.rows, strict=True):
+            logits[row] = answer[channel]
+    return DenseLogits(logits)

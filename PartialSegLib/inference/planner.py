@@ -1,0 +1,284 @@
+"""How much memory and time a run will take, and what to do when it does not fit.
+
+The forecast is computed before the run from the network (traced on tensors without storage), the
+windows and the chosen structures. A :class:`Plan` is one way to run; :func:`ladder` lists the ways
+from the fastest to the most frugal, and the predictor climbs down one step whenever memory runs out.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import psutil
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from PartialSegLib.inference.slabs import block_voxels
+from PartialSegLib.inference.windows import WindowGrid
+from PartialSegLib.networks.blocks import fold_weight_standardization
+from PartialSegLib.networks.contract import PartialLabelNetwork, task_tensor
+from PartialSegLib.preprocessing import NetworkGrid
+
+#: Part of the free memory that a plan may use.
+HEADROOM = 0.9
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One way to run.
+
+    Parameters
+    ----------
+    device : torch.device
+        Where the network runs.
+    ring_device : torch.device
+        Where probabilities are accumulated.
+    batch : int
+        Windows computed together.
+    groups : int
+        Passes over the image, each for a part of the structures.
+    half : bool
+        Compute and accumulate in float16 (GPU only).
+    """
+
+    device: torch.device
+    ring_device: torch.device
+    batch: int = 1
+    groups: int = 1
+    half: bool = False
+
+    def describe(self) -> str:
+        """Return the plan in words, for reports and messages."""
+        ring = "" if self.ring_device == self.device else f", accumulated on the {self.ring_device.type}"
+        groups = "" if self.groups == 1 else f", structures in {self.groups} groups"
+        return f"{self.device}, {'float16' if self.half else 'float32'}, {self.batch} window(s) at a time{ring}{groups}"
+
+
+@dataclass(frozen=True)
+class NetworkCosts:
+    """What one window costs.
+
+    Parameters
+    ----------
+    flops : int
+        Floating-point operations of the features.
+    activation_bytes : int
+        Largest memory of intermediate results, float32.
+    weight_bytes : int
+        Memory of the weights, float32.
+    """
+
+    flops: int
+    activation_bytes: int
+    weight_bytes: int
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a run is expected to take.
+
+    Parameters
+    ----------
+    plan : Plan
+        The way it is run.
+    windows : int
+        Windows computed, over all groups and mirrored copies.
+    seconds : float
+        Expected time of the windows.
+    host_bytes : int
+        Expected peak of main memory, beyond the image itself.
+    device_bytes : int
+        Expected peak of GPU memory; 0 on the CPU.
+    """
+
+    plan: Plan
+    windows: int
+    seconds: float
+    host_bytes: int
+    device_bytes: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the forecast for a report."""
+        return {
+            "plan": self.plan.describe(),
+            "windows": self.windows,
+            "seconds": round(self.seconds, 1),
+            "host_bytes": self.host_bytes,
+            "device_bytes": self.device_bytes,
+        }
+
+
+def network_costs(network: PartialLabelNetwork, window: tuple[int, int, int]) -> NetworkCosts:
+    """Trace the features of one window without computing them.
+
+    Parameters
+    ----------
+    network : PartialLabelNetwork
+        Any state; it is copied to storage-less tensors.
+    window : tuple of int
+        (D, H, W).
+    """
+    ghost = fold_weight_standardization(copy.deepcopy(network).to("meta")).eval()
+    image = torch.empty(1, 1, *window, device="meta")
+    task = task_tensor(0, "meta") if network.features_depend_on_task else None
+    with torch.no_grad(), FlopCounterMode(display=False) as flops:
+        ghost.features(image, task)
+    with torch.no_grad(), _LiveBytes() as live:
+        ghost.features(image, task)
+    return NetworkCosts(flops.get_total_flops(), live.peak, weight_bytes(network))
+
+
+def weight_bytes(network: nn.Module) -> int:
+    """Return the memory of a network's weights in bytes."""
+    return sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
+
+
+def forecast(
+    plan: Plan,
+    costs: NetworkCosts,
+    windows: WindowGrid,
+    grid: NetworkGrid,
+    structures: int,
+    *,
+    copies: int = 1,
+    seconds_per_window: float | None = None,
+) -> Forecast:
+    """Predict memory and time of a plan.
+
+    The accumulator is ``C * (window depth + 1) * H * W`` values, independent of the length of the
+    scan; what grows with it is the resampled image and the packed result.
+
+    Parameters
+    ----------
+    structures : int
+        Chosen structures.
+    copies : int
+        Mirrored copies of each window.
+    seconds_per_window : float, optional
+        Measured in an earlier run; estimated from the network's operations otherwise.
+    """
+    channels = -(-structures // plan.groups)
+    height, width = windows.shape[1:]
+    depth = min(windows.window[0] + 1, windows.shape[0])
+    ring = channels * depth * height * width * (2 if plan.half else 4)
+    block = channels * block_voxels(channels, torch.get_num_threads(), plan.ring_device) * 4 * 4
+    window_voxels = windows.window[0] * windows.window[1] * windows.window[2]
+    # The window itself, its weight and its feature map in two memory layouts.
+    window = window_voxels * 4 * 20
+    stitching = ring + block + window
+    scale = 2 if plan.half else 4
+    network = costs.activation_bytes // 4 * scale * plan.batch + costs.weight_bytes * (1 + scale // 4)
+    volume = grid.shape[0] * grid.shape[1] * grid.shape[2] * 4
+    padded = windows.shape[0] * windows.shape[1] * windows.shape[2] * 4
+    loaded = volume if padded == volume else volume + padded
+    on_host = loaded + (stitching if plan.ring_device.type == "cpu" else 0)
+    on_device = stitching if plan.ring_device.type != "cpu" else 0
+    if plan.device.type == "cpu":
+        on_host += network
+    else:
+        on_device += network
+    resampling = volume + grid.crop_shape[0] * grid.shape[1] * grid.shape[2] * 4
+    count = len(windows) * copies * plan.groups
+    pace = seconds_per_window or costs.flops / device_speed(plan.device, plan.half)
+    return Forecast(plan, count, count * pace, max(on_host, resampling), on_device)
+
+
+def ladder(device: torch.device, structures: int) -> Iterator[Plan]:
+    """Yield the plans for a device, from the fastest to the most frugal."""
+    cpu = torch.device("cpu")
+    if device.type != "cpu":
+        plan = Plan(device, device, batch=4, half=device.type == "cuda")
+        for batch in (4, 2, 1):
+            yield replace(plan, batch=batch)
+        for groups in _halvings(structures):
+            yield replace(plan, batch=1, groups=groups)
+        yield replace(plan, batch=1, ring_device=cpu)
+    yield Plan(cpu, cpu)
+    for groups in _halvings(structures):
+        yield Plan(cpu, cpu, groups=groups)
+
+
+def free_memory(device: torch.device) -> int:
+    """Return the bytes that are free on a GPU, or in main memory."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return int(psutil.virtual_memory().available)
+
+
+def fits(expected: Forecast) -> bool:
+    """Whether a forecast fits into what is free now."""
+    host = expected.host_bytes <= HEADROOM * free_memory(torch.device("cpu"))
+    if expected.plan.device.type != "cuda":
+        return host
+    return host and expected.device_bytes <= HEADROOM * free_memory(expected.plan.device)
+
+
+@cache
+def device_speed(device: torch.device, half: bool = False) -> float:
+    """Measure a device's rate for 3D convolutions once, in operations a second (under half a second)."""
+    dtype = torch.float16 if half else torch.float32
+    size = 32 if device.type == "cpu" else 128
+    layer = nn.Conv3d(32, 32, 3, padding=1, bias=False).to(device, dtype)
+    image = torch.randn(1, 32, size, size, size, device=device, dtype=dtype)
+    best = float("inf")
+    with torch.inference_mode():
+        for _ in range(4):
+            _wait(device)
+            started = time.perf_counter()
+            layer(image)
+            _wait(device)
+            best = min(best, time.perf_counter() - started)
+    # Normalisation, activation and upsampling take about half as long again as the convolutions.
+    return 2 * 27 * 32 * 32 * size**3 / best / 1.5
+
+
+def _halvings(structures: int) -> Iterator[int]:
+    groups = 2
+    while groups < 2 * structures:
+        yield min(groups, structures)
+        groups *= 2
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+class _LiveBytes(TorchDispatchMode):
+    """Follows how many bytes of results are alive while a network is traced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak = 0
+        self._alive = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, torch.Tensor):
+                self._follow(leaf.untyped_storage())
+        return result
+
+    def _follow(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key in self._known:
+            return
+        self._known.add(key)
+        size = storage.nbytes()
+        self._alive += size
+        self.peak = max(self.peak, self._alive)
+        weakref.finalize(storage, self._forget, key, size)
+
+    def _forget(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self._alive -= size

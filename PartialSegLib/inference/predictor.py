@@ -1,0 +1,453 @@
+"""The door of inference: a bundle, a device, and ``segment(image, tasks)``.
+
+Per run: crop to the body, resample, encode every window once, blend all chosen structures in a slab
+ring, export finished slabs as packed masks, and mend the masks by the rules of the label space.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from itertools import product
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from PartialSegLib.bundle import ModelBundle
+from PartialSegLib.errors import MemoryForecastError, PartialSegError
+from PartialSegLib.images import Image
+from PartialSegLib.inference.export import SlabExporter
+from PartialSegLib.inference.extractors import Extractor, make_extractor
+from PartialSegLib.inference.heads import Selection, logit_source, select_channels
+from PartialSegLib.inference.planner import (
+    Forecast,
+    NetworkCosts,
+    Plan,
+    fits,
+    forecast,
+    free_memory,
+    ladder,
+    network_costs,
+)
+from PartialSegLib.inference.presets import Preset, preset_named
+from PartialSegLib.inference.slabs import SlabRing
+from PartialSegLib.inference.windows import Starts, WindowGrid
+from PartialSegLib.networks.contract import Features, task_tensor
+from PartialSegLib.postprocessing import apply_rules
+from PartialSegLib.preprocessing import (
+    NetworkGrid,
+    Prepared,
+    Region,
+    find_crop,
+    intersect,
+    make_grid,
+    padding_value,
+    prepare,
+    region_crop,
+    widen,
+)
+from PartialSegLib.progress import Monitor
+from PartialSegLib.segmentation import Box, PackedMask, Segmentation
+
+#: Millimetres of context around the region that the coarse pass found, or that the user gave.
+REGION_MARGIN = 30.0
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run gives back.
+
+    Parameters
+    ----------
+    segmentation : Segmentation
+        One mask per chosen structure, on the image's own grid.
+    report : dict
+        Model, device, times, windows, forecast, steps taken when memory ran out, volumes; JSON.
+    uncertainty : Image, optional
+        float32 mean binary entropy of the chosen structures in bits, 0 outside the computed region.
+    """
+
+    segmentation: Segmentation
+    report: dict[str, Any]
+    uncertainty: Image | None = None
+
+
+@dataclass
+class _Outcome:
+    """Masks and measurements of one pass over an image."""
+
+    masks: dict[str, PackedMask] = field(default_factory=dict)
+    entropy: np.ndarray | None = None
+    structure_entropy: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What stays the same over the passes of a run: the input, its windows and the preset."""
+
+    volume: Tensor
+    grid: NetworkGrid
+    windows: WindowGrid
+    preset: Preset
+    uncertainty: bool
+    stage: str
+
+    @property
+    def flips(self) -> list[tuple[int, ...]]:
+        """Axes (of a (D, H, W) window) that each copy is mirrored along."""
+        if not self.preset.flips:
+            return [()]
+        return [tuple(axis for axis in range(3) if mirrored[axis]) for mirrored in product((False, True), repeat=3)]
+
+
+class Predictor:
+    """Runs one model on any number of images; the network is loaded once.
+
+    Parameters
+    ----------
+    bundle : ModelBundle
+        The model.
+    device : str
+        ``auto`` (a CUDA GPU if there is one), ``cpu``, ``cuda``, ``cuda:1`` ...
+
+    Raises
+    ------
+    PartialSegError
+        When the device does not exist.
+    BundleError
+        When the weights are damaged.
+    """
+
+    def __init__(self, bundle: ModelBundle, device: str = "auto") -> None:
+        self.bundle = bundle
+        self.label_space = bundle.card.label_space
+        self.device = _device(device)
+        self._window: tuple[int, int, int] = bundle.card.window
+        self._network = bundle.load_network()
+        self._costs: NetworkCosts | None = None
+        self._extractors: dict[tuple[torch.device, bool], Extractor] = {}
+        self._pace: dict[torch.device, float] = {}
+
+    def forecast(self, image: Image, tasks: Sequence[str] | None = None, preset: str = "standard") -> Forecast:
+        """Predict memory and time of a run, and how it will be run.
+
+        Parameters
+        ----------
+        image : Image
+            The image; it is only looked at.
+        tasks : sequence of str, optional
+            Tasks or structures; all by default.
+        preset : str
+            ``fast``, ``standard`` or ``paper``.
+
+        Raises
+        ------
+        MemoryForecastError
+            When it fits in no way, with the numbers.
+        """
+        structures = self.label_space.select(tasks)
+        recipe, chosen = self.bundle.card.preprocessing, preset_named(preset)
+        grid = make_grid(image.geometry, recipe, recipe.spacing, find_crop(image, recipe))
+        windows = WindowGrid.over(grid.shape, self._window, chosen.overlap, clamped=chosen.clamped)
+        return self._plan(grid, windows, chosen, len(structures))[0]
+
+    @torch.inference_mode()
+    def segment(
+        self,
+        image: Image,
+        tasks: Sequence[str] | None = None,
+        preset: str = "standard",
+        *,
+        region: Region | None = None,
+        uncertainty: bool = False,
+        monitor: Monitor | None = None,
+    ) -> Result:
+        """Segment the chosen tasks of an image.
+
+        Parameters
+        ----------
+        image : Image
+            CT in Hounsfield units, any orientation, spacing and size.
+        tasks : sequence of str, optional
+            Task or structure keys; all by default.
+        preset : str
+            ``fast``, ``standard`` or ``paper``.
+        region : tuple of float, optional
+            Only this part, in LPS millimetres: (x from, x to, y from, y to, z from, z to).
+        uncertainty : bool
+            Also return the map of mean binary entropy.
+        monitor : Monitor, optional
+            Progress and cancellation, between windows.
+
+        Raises
+        ------
+        LabelSpaceError
+            When a task is unknown.
+        ImageError
+            When the region is empty or outside.
+        MemoryForecastError
+            When the run fits in no way.
+        CancelledError
+            When the user stopped it.
+        """
+        started = time.perf_counter()
+        monitor = monitor or Monitor()
+        structures, chosen = self.label_space.select(tasks), preset_named(preset)
+        body = find_crop(image, self.bundle.card.preprocessing)
+        asked = region_crop(image.geometry, self.bundle.card.preprocessing, region) if region else None
+        crop, steps = self._crop(image, structures, chosen, body, asked, monitor)
+        prepared = prepare(image, self.bundle.card.preprocessing, crop=crop)
+        prepared_at = time.perf_counter()
+        outcome, expected, taken = self._run(prepared, structures, chosen, monitor, "segment", uncertainty)
+        segmented_at = time.perf_counter()
+        masks = outcome.masks if asked is None else _clip(outcome.masks, prepared.grid, asked)
+        described = tuple(self.label_space.structure(key) for key in structures)
+        segmentation = Segmentation(image.geometry, described, masks, algorithm=self.algorithm)
+        segmentation = apply_rules(segmentation, self.label_space)
+        finished = time.perf_counter()
+        report = {
+            "model": self.bundle.card.name,
+            "preset": preset,
+            "device": str(expected.plan.device),
+            "engine": self._extractor(expected.plan).name,
+            "forecast": expected.to_json(),
+            "windows": expected.windows,
+            "steps": steps + taken,
+            "corrections": list(image.corrections),
+            "seconds": {
+                "prepare": round(prepared_at - started, 3),
+                "segment": round(segmented_at - prepared_at, 3),
+                "finish": round(finished - segmented_at, 3),
+                "total": round(finished - started, 3),
+            },
+            "volumes_ml": {key: round(segmentation.volume_ml(key), 3) for key in structures},
+        }
+        if not uncertainty or outcome.entropy is None:
+            return Result(segmentation, report)
+        report["uncertainty"] = {key: round(outcome.structure_entropy[key], 4) for key in structures}
+        entropy = prepared.grid.restore_array(outcome.entropy.astype(np.float32), 0.0)
+        return Result(segmentation, report, Image(entropy, image.geometry))
+
+    @property
+    def algorithm(self) -> str:
+        """Name of the model for DICOM (``DICOM.SegmentAlgorithmName``)."""
+        return f"PartialSeg {self.bundle.card.name}"
+
+    def _crop(
+        self,
+        image: Image,
+        structures: Sequence[str],
+        preset: Preset,
+        body: Box,
+        asked: Box | None,
+        monitor: Monitor,
+    ) -> tuple[Box, list[str]]:
+        """Return the part of the image to segment, and what was done to find it."""
+        recipe = self.bundle.card.preprocessing
+        if asked is not None:
+            return widen(asked, image.geometry, recipe, REGION_MARGIN), ["only the region of interest"]
+        if not preset.coarse or recipe.coarse_spacing is None:
+            return body, []
+        prepared = prepare(image, recipe, spacing=recipe.coarse_spacing, crop=body)
+        outcome, _, taken = self._run(prepared, structures, preset, monitor, "find region", uncertainty=False)
+        boxes = []
+        for task in self.label_space.tasks:
+            wanted = [key for key in task.structures if key in structures]
+            found = [outcome.masks[key] for key in wanted if outcome.masks[key].count]
+            if wanted and not found:
+                # A small finding can be missed at the coarse spacing: then nothing is cut away.
+                return body, [*taken, f"coarse pass found no {task.name.lower()}: the whole body is segmented"]
+            boxes += [prepared.grid.oriented_box(mask.box) for mask in found]
+        region = widen(_hull(boxes), image.geometry, recipe, REGION_MARGIN)
+        return intersect(region, body), [*taken, "coarse pass bounded the region"]
+
+    def _run(
+        self,
+        prepared: Prepared,
+        structures: Sequence[str],
+        preset: Preset,
+        monitor: Monitor,
+        stage: str,
+        uncertainty: bool,
+    ) -> tuple[_Outcome, Forecast, list[str]]:
+        """Segment a prepared image, climbing down the ladder of plans when memory runs out."""
+        windows = WindowGrid.over(prepared.grid.shape, self._window, preset.overlap, clamped=preset.clamped)
+        volume = _pad(prepared.volume, windows.shape, padding_value(self.bundle.card.preprocessing))
+        job = _Job(volume, prepared.grid, windows, preset, uncertainty, stage)
+        expected, rest = self._plan(prepared.grid, windows, preset, len(structures))
+        taken: list[str] = []
+        while True:
+            try:
+                return self._execute(job, expected.plan, structures, monitor), expected, taken
+            except (RuntimeError, MemoryError) as error:
+                if not _is_out_of_memory(error):
+                    raise
+                if not rest:
+                    raise MemoryForecastError(
+                        f"Memory ran out on {expected.plan.describe()}, the last way to run.",
+                        "Choose fewer tasks, a region of interest, or a computer with more memory.",
+                    ) from error
+            # Outside of the handler, so that the failed run's tensors are gone.
+            self._release()
+            expected = replace(expected, plan=rest.pop(0))
+            taken.append(f"memory ran out: continued with {expected.plan.describe()}")
+
+    def _plan(
+        self, grid: NetworkGrid, windows: WindowGrid, preset: Preset, structures: int
+    ) -> tuple[Forecast, list[Plan]]:
+        """Return the first plan that fits, and the more frugal ones after it."""
+        if self._costs is None:
+            self._costs = network_costs(self._network, self._window)
+        plans = list(ladder(self.device, structures))
+        copies = (8 if preset.flips else 1) * (len(self.label_space.tasks) if self._per_task else 1)
+        for index, plan in enumerate(plans):
+            expected = forecast(
+                plan,
+                self._costs,
+                windows,
+                grid,
+                structures,
+                copies=copies,
+                seconds_per_window=self._pace.get(plan.device),
+            )
+            if fits(expected):
+                return expected, plans[index + 1 :]
+        available = free_memory(torch.device("cpu"))
+        raise MemoryForecastError(
+            f"The run needs about {expected.host_bytes / 2**30:.1f} GiB, but {available / 2**30:.1f} GiB are free.",
+            "Choose fewer tasks or a region of interest, or close other programs.",
+        )
+
+    @property
+    def _per_task(self) -> bool:
+        return self._network.features_depend_on_task
+
+    def _execute(self, job: _Job, plan: Plan, structures: Sequence[str], monitor: Monitor) -> _Outcome:
+        """Run a plan: one pass over all windows for each group of structures."""
+        outcome = _Outcome()
+        groups = [list(part) for part in np.array_split(np.asarray(structures, dtype=object), plan.groups)]
+        total = len(job.windows) * len(groups)
+        started = time.perf_counter()
+        for index, group in enumerate(groups):
+            self._pass(job, plan, group, monitor, (index * len(job.windows), total), outcome)
+        if outcome.entropy is not None:
+            outcome.entropy /= len(groups)
+        self._pace[plan.device] = (time.perf_counter() - started) / (total * len(job.flips))
+        return outcome
+
+    def _pass(
+        self,
+        job: _Job,
+        plan: Plan,
+        structures: list[str],
+        monitor: Monitor,
+        progress: tuple[int, int],
+        outcome: _Outcome,
+    ) -> None:
+        """Segment some structures over the whole volume and add them to the outcome."""
+        done, total = progress
+        selections = select_channels(self.label_space, structures)
+        dtype = torch.float16 if plan.half and plan.ring_device.type != "cpu" else torch.float32
+        ring = SlabRing(len(structures), job.windows, plan.ring_device, dtype)
+        exporter = SlabExporter(job.grid, job.windows, len(structures), plan.ring_device, confidence=job.uncertainty)
+        monitor.step(job.stage, done, total)
+        ends = [*job.windows.starts[0][1:], job.windows.shape[0]]
+        for (first, starts), last in zip(job.windows.rows(), ends, strict=True):
+            for begin in range(0, len(starts), plan.batch):
+                batch = starts[begin : begin + plan.batch]
+                self._windows(job, plan, batch, selections, ring)
+                done += len(batch)
+                monitor.step(job.stage, done, total)
+            exporter.take(ring, first, last)
+            ring.clear(max(first - 1, 0), last - 1)
+        outcome.masks.update(zip(structures, exporter.masks(), strict=True))
+        if exporter.confidence is not None:
+            gathered = exporter.confidence
+            values = gathered.values.astype(np.float32)
+            outcome.entropy = values if outcome.entropy is None else outcome.entropy + values
+            mean = gathered.inside / np.maximum(gathered.voxels, 1)
+            outcome.structure_entropy.update(zip(structures, mean.tolist(), strict=True))
+
+    def _windows(
+        self, job: _Job, plan: Plan, starts: list[Starts], selections: list[Selection], ring: SlabRing
+    ) -> None:
+        """Encode a batch of windows, once or in all mirrored copies, and blend their heads in."""
+        depth, height, width = self._window
+        batch = torch.stack([job.volume[z : z + depth, y : y + height, x : x + width] for z, y, x in starts])[:, None]
+        extractor = self._extractor(plan)
+        asked = [[selection] for selection in selections] if self._per_task else [selections]
+        for axes in job.flips:
+            mirrored = [axis + 2 for axis in axes]
+            windows = batch.flip(mirrored) if axes else batch
+            for group in asked:
+                task = task_tensor(group[0].task).expand(len(starts)) if self._per_task else None
+                features = extractor(windows, task)
+                for index, start in enumerate(starts):
+                    part = Features(features.map[index : index + 1], features.pooled[index : index + 1])
+                    if axes:
+                        part = Features(part.map.flip(mirrored), part.pooled)
+                    part = Features(part.map.to(plan.ring_device), part.pooled.to(plan.ring_device))
+                    source = logit_source(self._network.to(plan.ring_device), part, group)
+                    ring.add(start, source, 1.0 / len(job.flips))
+
+    def _extractor(self, plan: Plan) -> Extractor:
+        key = (plan.device, plan.half)
+        if key not in self._extractors:
+            self._extractors[key] = make_extractor(self._network, self._window, plan.device, half=plan.half)
+        return self._extractors[key]
+
+    def _release(self) -> None:
+        """Give back what a failed run held on the GPU."""
+        self._extractors.clear()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        known = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+        raise PartialSegError(
+            f"There is no device '{name}' here.", f"Choose auto or one of: {', '.join(known)}."
+        ) from error
+    return device
+
+
+def _pad(volume: Tensor, shape: tuple[int, int, int], value: float) -> Tensor:
+    """Pad a volume at its end, so that a window fits."""
+    missing = [wanted - length for wanted, length in zip(shape, volume.shape, strict=True)]
+    if not any(missing):
+        return volume
+    return functional.pad(volume, (0, missing[2], 0, missing[1], 0, missing[0]), value=value)
+
+
+def _clip(masks: dict[str, PackedMask], grid: NetworkGrid, region: Box) -> dict[str, PackedMask]:
+    """Remove everything outside a region of the oriented image."""
+    box = grid.image_box(region)
+    clipped = {}
+    for key, mask in masks.items():
+        shared = intersect(mask.box, box)
+        inner = tuple(slice(part.start - at, part.stop - at) for part, at in zip(shared, mask.start, strict=True))
+        clipped[key] = PackedMask.from_array(mask.unpack()[inner], tuple(part.start for part in shared))  # type: ignore[arg-type]
+    return clipped
+
+
+def _hull(boxes: Sequence[Box]) -> Box:
+    z, y, x = (slice(min(box[axis].start for box in boxes), max(box[axis].stop for box in boxes)) for axis in range(3))
+    return z, y, x
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out (CUDA, the CPU allocator, NumPy, OpenVINO)."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    text = str(error).lower()
+    return "out of memory" in text or "not enough memory" in text or "can't allocate memory" in text
