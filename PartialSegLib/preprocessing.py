@@ -99,7 +99,7 @@ class NetworkGrid:
             size - at - extent if flip else at
             for at, extent, size, flip in zip(mask.start, mask.shape, self.image.shape, self.flips, strict=True)
         ]
-        source = np.flip(mask.bits, [axis for axis in (0, 1) if self.flips[axis]])
+        source = np.flip(mask.bits, tuple(axis for axis in (0, 1) if self.flips[axis]))
         if not self.flips[2]:
             return PackedMask((start[0], start[1], start[2]), mask.shape, np.ascontiguousarray(source))
         bits = np.empty_like(mask.bits)

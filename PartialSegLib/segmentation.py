@@ -17,6 +17,9 @@ from PartialSegLib.structures import Structure
 
 Box = tuple[slice, slice, slice]
 
+#: Slices unpacked together when two masks are compared: a few megabytes of a large scan.
+_PLANES_AT_ONCE = 16
+
 
 @dataclass(frozen=True)
 class PackedMask:
@@ -76,6 +79,46 @@ class PackedMask:
         if not self.bits.size:
             return np.zeros(self.shape, bool)
         return np.unpackbits(self.bits, axis=-1, count=self.shape[2]).view(bool)
+
+    def planes(self, start: int, stop: int) -> PackedMask:
+        """Return the part in the slices `start` to `stop` of the grid, sharing memory.
+
+        Its box is the box of this mask, cut along z; it need not be the smallest.
+        """
+        first = max(start - self.start[0], 0)
+        last = min(stop - self.start[0], self.shape[0])
+        if first >= last:
+            return PackedMask.empty()
+        z, y, x = self.start
+        return PackedMask((z + first, y, x), (last - first, *self.shape[1:]), self.bits[first:last])
+
+    def moved(self, offset: tuple[int, int, int]) -> PackedMask:
+        """Return the mask `offset` voxels (z, y, x) further along the axes, sharing memory."""
+        if not self.bits.size:
+            return self
+        z, y, x = (at + by for at, by in zip(self.start, offset, strict=True))
+        return PackedMask((z, y, x), self.shape, self.bits)
+
+    def overlaps(self, other: PackedMask) -> bool:
+        """Whether a voxel of the grid lies in both masks."""
+        low = np.maximum(self.start, other.start)
+        high = np.minimum(np.add(self.start, self.shape), np.add(other.start, other.shape))
+        if np.any(low >= high):
+            return False
+        for first in range(int(low[0]), int(high[0]), _PLANES_AT_ONCE):
+            last = min(first + _PLANES_AT_ONCE, int(high[0]))
+            mine, theirs = (mask._window((first, *low[1:]), (last, *high[1:])) for mask in (self, other))
+            if np.any(mine & theirs):
+                return True
+        return False
+
+    def _window(self, low: tuple[int, ...], high: tuple[int, ...]) -> np.ndarray:
+        """Unpack the voxels `low` to `high` of the grid, which must lie in the box."""
+        z, y, x = (slice(a - at, b - at) for a, b, at in zip(low, high, self.start, strict=True))
+        # Only the bytes that hold the wanted columns are unpacked.
+        byte = x.start // 8
+        bits = np.unpackbits(self.bits[z, y, byte : (x.stop + 7) // 8], axis=-1)
+        return bits[..., x.start - 8 * byte : x.stop - 8 * byte]
 
 
 @dataclass
@@ -141,6 +184,40 @@ class Segmentation:
         whole[mask.box] = mask.unpack()
         return whole
 
+    def on(self, geometry: Geometry) -> Segmentation:
+        """Return the same masks on another grid whose voxels coincide with those of this one.
+
+        A file often holds only the part of the grid that has masks; this puts it back.
+
+        Parameters
+        ----------
+        geometry : Geometry
+            A larger or smaller grid on the same lattice: equal axes and spacing, shifted by whole
+            voxels. The result has exactly this geometry.
+
+        Raises
+        ------
+        SegmentationError
+            When the voxels do not coincide, or a mask reaches outside `geometry`.
+        """
+        offset = lattice_offset(self.geometry, geometry)
+        if offset is None:
+            raise SegmentationError(
+                f"The segmentation lies on a grid of {self.geometry.shape} voxels (z, y, x) with spacing "
+                f"{self.geometry.spacing}, which does not coincide with the image's {geometry.shape} "
+                f"with spacing {geometry.spacing}.",
+                "Choose the image on which it was made.",
+            )
+        masks = {key: mask.moved(offset) for key, mask in self.masks.items()}
+        for key, mask in masks.items():
+            ends = zip(mask.start, mask.shape, geometry.shape, strict=True)
+            if any(at < 0 or at + count > size for at, count, size in ends):
+                raise SegmentationError(
+                    f"The mask of '{key}' reaches outside the image of {geometry.shape} voxels (z, y, x).",
+                    "Choose the image on which it was made.",
+                )
+        return Segmentation(geometry, self.structures, masks, self.algorithm)
+
     def volume_ml(self, key: str) -> float:
         """Return the volume of one structure in millilitres."""
         return self._mask(key).count * self.geometry.voxel_volume / 1000.0
@@ -165,3 +242,19 @@ def bounding_box(mask: np.ndarray) -> Box | None:
     shadow: np.ndarray = mask[z].any(axis=0)
     rows, columns = np.flatnonzero(shadow.any(axis=1)), np.flatnonzero(shadow.any(axis=0))
     return z, slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+
+
+def lattice_offset(inner: Geometry, outer: Geometry, tolerance: float = 1e-3) -> tuple[int, int, int] | None:
+    """Return where the first voxel of `inner` lies in `outer`, (z, y, x).
+
+    ``None`` when the voxels of the two grids do not coincide: when any corner of `inner` is more
+    than `tolerance` voxels away from a voxel of the lattice of `outer`.
+    """
+    to_outer = np.linalg.inv(outer.affine) @ inner.affine
+    offset = np.rint(to_outer[:3, 3])
+    corners = np.stack(np.meshgrid(*((0, size) for size in inner.shape[::-1])), axis=-1).reshape(-1, 3)
+    off = corners @ to_outer[:3, :3].T + to_outer[:3, 3] - (corners + offset)
+    if np.abs(off).max() > tolerance:
+        return None
+    x, y, z = (int(value) for value in offset)
+    return z, y, x

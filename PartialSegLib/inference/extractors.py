@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 import sys
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -137,7 +137,7 @@ class _FeaturesOnly(nn.Module):
         return features.map, features.pooled
 
 
-def _import_openvino():  # type: ignore[no-untyped-def]
+def _import_openvino() -> Any:
     """Import OpenVINO without its telemetry: nothing is ever sent from here.
 
     OpenVINO's converter reports its use through the package ``openvino_telemetry`` when that can be

@@ -119,7 +119,8 @@ class _StackedHeads:
         last = heads[0][-1].weight
         self._weight = last.new_zeros(self._tasks, widest, last.shape[1])
         self._bias = last.new_zeros(self._tasks, widest, 1)
-        sources, rows = [], []
+        sources: list[int] = []
+        rows: list[int] = []
         for index, (head, selection) in enumerate(zip(heads, selections, strict=True)):
             wanted = list(selection.channels)
             self._weight[index, : len(wanted)] = head[-1].weight[wanted]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -36,7 +38,10 @@ class WeightStandardizedConv3d(nn.Conv3d):
         return functional.conv3d(image, self.standardized_weight(), None, self.stride, self.padding)
 
 
-def fold_weight_standardization(network: nn.Module) -> nn.Module:
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def fold_weight_standardization(network: Network) -> Network:
     """Replace raw weights by standardised ones, in place, and return `network`.
 
     The network computes the same and faster, but can no longer be trained or saved.
