@@ -6,7 +6,7 @@ whole-body scan with dozens of structures stays small and nothing ever overwrite
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -79,6 +79,24 @@ class PackedMask:
         if not self.bits.size:
             return np.zeros(self.shape, bool)
         return np.unpackbits(self.bits, axis=-1, count=self.shape[2]).view(bool)
+
+    @classmethod
+    def stacked(cls, parts: Sequence[PackedMask]) -> PackedMask:
+        """Join masks that follow one another along z without sharing a slice."""
+        filled = [part for part in parts if part.bits.size]
+        if len(filled) < 2:
+            return filled[0] if filled else cls.empty()
+        low = np.min([part.start for part in filled], axis=0)
+        high = np.max([np.add(part.start, part.shape) for part in filled], axis=0)
+        depth, height, width = (int(size) for size in high - low)
+        bits = np.zeros((depth, height, (width + 7) // 8), np.uint8)
+        for part in filled:
+            z, y, x = (slice(a - at, a - at + n) for a, n, at in zip(part.start, part.shape, low, strict=True))
+            whole = np.zeros((part.shape[0], part.shape[1], width), bool)
+            whole[..., x] = part.unpack()
+            bits[z, y] = np.packbits(whole, axis=-1)
+        start = (int(low[0]), int(low[1]), int(low[2]))
+        return cls(start, (depth, height, width), bits)
 
     def planes(self, start: int, stop: int) -> PackedMask:
         """Return the part in the slices `start` to `stop` of the grid, sharing memory.
@@ -239,7 +257,7 @@ def bounding_box(mask: np.ndarray) -> Box | None:
     if not planes.size:
         return None
     z = slice(int(planes[0]), int(planes[-1]) + 1)
-    shadow: np.ndarray = mask[z].any(axis=0)
+    shadow = np.asarray(mask[z].any(axis=0))
     rows, columns = np.flatnonzero(shadow.any(axis=1)), np.flatnonzero(shadow.any(axis=0))
     return z, slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
