@@ -26,7 +26,7 @@ class Progress:
     done, total : int
         Units of work finished, and in all.
     seconds_left : float or None
-        Estimate from the pace of this stage so far; ``None`` before the first unit is done.
+        Estimate from the pace of this stage so far; ``None`` before its first unit is done.
     """
 
     stage: str
@@ -49,6 +49,7 @@ class Monitor:
         self._cancelled = threading.Event()
         self._stage = ""
         self._started = 0.0
+        self._first = 0
 
     def cancel(self) -> None:
         """Ask the work to stop before its next unit (from any thread)."""
@@ -62,7 +63,8 @@ class Monitor:
     def step(self, stage: str, done: int, total: int) -> None:
         """Report that `done` of `total` units of `stage` are finished.
 
-        Call it with ``done=0`` when the stage starts: the time estimate counts from there.
+        Call it once when the stage starts, with ``done=0``, or with what an earlier run had done: the
+        time estimate counts from there.
 
         Raises
         ------
@@ -73,7 +75,8 @@ class Monitor:
             raise CancelledError(f"Stopped by the user during '{stage}' ({done} of {total}).")
         now = time.monotonic()
         if stage != self._stage or done == 0:
-            self._stage, self._started = stage, now
+            self._stage, self._started, self._first = stage, now, done
         if self._report is not None:
-            left = (now - self._started) / done * (total - done) if done else None
+            fresh = done - self._first
+            left = (now - self._started) / fresh * (total - done) if fresh > 0 else None
             self._report(Progress(stage, done, total, left))

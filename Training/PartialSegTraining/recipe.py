@@ -1,0 +1,356 @@
+"""A recipe: everything that decides what a training makes, in one TOML file.
+
+Two runs of one recipe on the same cases are the same training. The recipes of the repository lie
+in ``recipes/``; :func:`load_recipe` reads them by name, or any other by path.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from PartialSegLib.bundle import Preprocessing
+from PartialSegLib.errors import CollectionError, PartialSegError
+from PartialSegLib.structures import LabelSpace
+from PartialSegTraining.tables import read_table, require
+
+_RECIPES = resources.files("PartialSegTraining") / "recipes"
+
+
+@dataclass(frozen=True)
+class NetworkRecipe:
+    """Which network is trained.
+
+    Parameters
+    ----------
+    name : str
+        Key of :data:`PartialSegLib.networks.NETWORKS`.
+    parameters : mapping
+        Fields of its parameter dataclass.
+    """
+
+    name: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PhantomRecipe:
+    """The synthetic collection that the recipe is made for; generated when none is given.
+
+    Parameters
+    ----------
+    cases_per_task : int
+        Training cases of each task, annotated for that task alone.
+    test_cases : int
+        Fully annotated cases that are never trained on.
+    seed : int
+        Decides every phantom.
+    """
+
+    cases_per_task: int
+    test_cases: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        require(self.cases_per_task >= 1, "cases_per_task", self.cases_per_task, "at least 1")
+        require(self.test_cases >= 0, "test_cases", self.test_cases, "at least 0")
+
+
+@dataclass(frozen=True)
+class SamplingRecipe:
+    """How windows are drawn from cases.
+
+    Parameters
+    ----------
+    window : tuple of int
+        Voxels of a window, (z, y, x).
+    batch : int
+        Windows a step.
+    foreground : float
+        Probability that a window is centered near a voxel of an annotated structure, the structure
+        being drawn first; otherwise it lies anywhere.
+    jitter : float
+        Such a center is moved by up to this part of the window along each axis.
+    coarse : float
+        Probability that a window is cut at ``coarse_spacing``.
+    tasks : mapping of str to int
+        How often a task is drawn in one round; 1 where it is not named.
+    """
+
+    window: tuple[int, int, int]
+    batch: int
+    foreground: float = 0.5
+    jitter: float = 0.25
+    coarse: float = 0.0
+    tasks: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        require(min(self.window) >= 1, "window", self.window, "positive")
+        require(self.batch >= 1, "batch", self.batch, "at least 1")
+        for name, value, top in (("foreground", self.foreground, 1.0), ("jitter", self.jitter, 0.5)):
+            require(0.0 <= value <= top, name, value, f"in 0 to {top}")
+        require(0.0 <= self.coarse <= 1.0, "coarse", self.coarse, "in 0 to 1")
+        require(min(self.tasks.values(), default=1) >= 1, "tasks", dict(self.tasks), "at least 1 each")
+
+
+@dataclass(frozen=True)
+class Chance:
+    """A random change: applied with a probability, with a strength drawn uniformly from a range."""
+
+    probability: float = 0.0
+    range: tuple[float, float] = (0.0, 0.0)
+
+    def __post_init__(self) -> None:
+        require(0.0 <= self.probability <= 1.0, "probability", self.probability, "in 0 to 1")
+        require(self.range[0] <= self.range[1], "range", self.range, "in rising order")
+
+    def draw(self, rng: np.random.Generator, neutral: float, size: int | None = None) -> Any:
+        """Return a strength, or `neutral` where the change is not applied; `size` of them at once.
+
+        The same number of random values is used either way, so that no probability shifts what
+        comes after it.
+        """
+        applied, value = rng.random(), rng.uniform(*self.range, size=size)
+        return value if applied < self.probability else (neutral if size is None else np.full(size, neutral))
+
+
+@dataclass(frozen=True)
+class AugmentationRecipe:
+    """How windows are changed at random; intensities are those of the network's input.
+
+    Parameters
+    ----------
+    mirror : tuple of float
+        Probability of a flip along z, y, x. Organs have a side: mirror only where that is harmless.
+    scale : Chance
+        Magnification of the anatomy.
+    rotation : Chance
+        Degrees about each of the three axes.
+    noise : Chance
+        Standard deviation of added normal noise.
+    blur : Chance
+        Standard deviation of a Gaussian kernel, in voxels.
+    low_resolution : Chance
+        Part of the voxels kept along each axis before interpolating back.
+    brightness : Chance
+        Added to the intensities.
+    contrast : Chance
+        Factor about the window's mean.
+    gamma : Chance
+        Exponent on the intensity range scaled to 0 to 1.
+    """
+
+    mirror: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    scale: Chance = Chance()
+    rotation: Chance = Chance()
+    noise: Chance = Chance()
+    blur: Chance = Chance()
+    low_resolution: Chance = Chance()
+    brightness: Chance = Chance()
+    contrast: Chance = Chance()
+    gamma: Chance = Chance()
+
+    def __post_init__(self) -> None:
+        require(all(0.0 <= value <= 1.0 for value in self.mirror), "mirror", self.mirror, "in 0 to 1")
+        for name in ("scale", "gamma", "contrast", "low_resolution"):
+            chance: Chance = getattr(self, name)
+            require(not chance.probability or chance.range[0] > 0, f"{name}.range", chance.range, "positive")
+        for name in ("noise", "blur"):
+            chance = getattr(self, name)
+            require(chance.range[0] >= 0, f"{name}.range", chance.range, "at least 0")
+        require(self.low_resolution.range[1] <= 1, "low_resolution.range", self.low_resolution.range, "at most 1")
+
+
+@dataclass(frozen=True)
+class OptimizationRecipe:
+    """How the weights are found.
+
+    Parameters
+    ----------
+    total_steps : int
+        Steps of the whole training; the learning rate reaches zero there.
+    learning_rate : float
+        Highest learning rate.
+    optimizer : str
+        ``adamw``, or ``sgd`` with Nesterov momentum.
+    weight_decay : float
+        On kernels only, not on biases and normalization.
+    momentum : float
+        Of ``sgd``; first decay rate of ``adamw``.
+    warmup_steps : int
+        Steps in which the learning rate rises linearly from zero.
+    power : float
+        Of the polynomial decay that follows.
+    clip_norm : float
+        Largest norm of the gradient; a longer one is shortened.
+    average : float
+        Decay of the moving average of the weights, which is what the bundle holds; 0 for none.
+    precision : str
+        ``float32``, ``bfloat16`` or ``float16`` on a GPU; a CPU always computes in float32.
+    channels_last : bool
+        Memory layout of the activations; which one is faster depends on GPU and network.
+    compiled : bool
+        Fuse the network with ``torch.compile`` (GPU only; the first step takes a minute).
+    seed : int
+        Decides the first weights, the windows and their augmentation.
+    """
+
+    total_steps: int
+    learning_rate: float
+    optimizer: str = "adamw"
+    weight_decay: float = 0.0
+    momentum: float = 0.9
+    warmup_steps: int = 0
+    power: float = 0.9
+    clip_norm: float = 12.0
+    average: float = 0.0
+    precision: str = "float32"
+    channels_last: bool = False
+    compiled: bool = False
+    seed: int = 0
+
+    OPTIMIZERS = ("adamw", "sgd")
+    PRECISIONS = ("float32", "bfloat16", "float16")
+
+    def __post_init__(self) -> None:
+        require(self.total_steps >= 1, "total_steps", self.total_steps, "at least 1")
+        require(0 <= self.warmup_steps <= self.total_steps, "warmup_steps", self.warmup_steps, "in 0 to total_steps")
+        require(self.optimizer in self.OPTIMIZERS, "optimizer", self.optimizer, f"one of {self.OPTIMIZERS}")
+        require(self.precision in self.PRECISIONS, "precision", self.precision, f"one of {self.PRECISIONS}")
+        for name in ("learning_rate", "clip_norm", "power"):
+            value = getattr(self, name)
+            require(math.isfinite(value) and value > 0, name, value, "positive")
+        for name in ("average", "momentum"):
+            require(0.0 <= getattr(self, name) < 1.0, name, getattr(self, name), "in 0 to below 1")
+        require(self.seed >= 0, "seed", self.seed, "at least 0")
+        require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "at least 0")
+
+
+@dataclass(frozen=True)
+class MonitoringRecipe:
+    """What is written down while training runs.
+
+    Parameters
+    ----------
+    log_every, checkpoint_every, validate_every : int
+        Steps between two lines of the log, two checkpoints and two validations.
+    validation_cases : int
+        Cases of each task that are held out to watch the training with; they are not trained on.
+    validation_windows : int
+        Windows of each such case.
+    """
+
+    log_every: int = 20
+    checkpoint_every: int = 500
+    validate_every: int = 500
+    validation_cases: int = 0
+    validation_windows: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("log_every", "checkpoint_every", "validate_every", "validation_windows"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        require(self.validation_cases >= 0, "validation_cases", self.validation_cases, "at least 0")
+
+
+@dataclass(frozen=True)
+class CardRecipe:
+    """What the card of the trained bundle says in words.
+
+    Parameters
+    ----------
+    title, description, intended_use, license, version : str
+        As on the card.
+    """
+
+    title: str
+    description: str
+    intended_use: str
+    license: str
+    version: str = "1.0.0"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides what a training makes; one section of the TOML file per field.
+
+    Parameters
+    ----------
+    name : str
+        Name of the trained bundle.
+    label_space : str
+        Name of a label space of the library.
+    """
+
+    name: str
+    label_space: str
+    network: NetworkRecipe
+    preprocessing: Preprocessing
+    sampling: SamplingRecipe
+    optimization: OptimizationRecipe
+    card: CardRecipe
+    augmentation: AugmentationRecipe = AugmentationRecipe()
+    monitoring: MonitoringRecipe = MonitoringRecipe()
+    phantoms: PhantomRecipe | None = None
+
+    def __post_init__(self) -> None:
+        if self.sampling.coarse and self.preprocessing.coarse_spacing is None:
+            raise ValueError("sampling.coarse needs preprocessing.coarse_spacing")
+        space = LabelSpace.named(self.label_space)
+        for task in self.sampling.tasks:
+            space.task(task)
+
+    @property
+    def tasks(self) -> LabelSpace:
+        """The label space itself."""
+        return LabelSpace.named(self.label_space)
+
+    def with_steps(self, total_steps: int) -> Recipe:
+        """Return the recipe with another length; a warm-up longer than that is cut."""
+        warmup = min(self.optimization.warmup_steps, total_steps)
+        return replace(self, optimization=replace(self.optimization, total_steps=total_steps, warmup_steps=warmup))
+
+    @property
+    def digest(self) -> str:
+        """Fingerprint of what makes a checkpoint fit: all but length, words and monitoring intervals."""
+        document = asdict(self)
+        for words in ("card", "name", "phantoms"):
+            del document[words]
+        del document["optimization"]["total_steps"], document["optimization"]["warmup_steps"]
+        document["monitoring"] = {"validation_cases": self.monitoring.validation_cases}
+        text = json.dumps(document, sort_keys=True, default=list)
+        return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+
+
+def recipe_names() -> list[str]:
+    """Return the names of the recipes that the repository brings."""
+    return sorted(item.name[:-5] for item in _RECIPES.iterdir() if item.name.endswith(".toml"))
+
+
+def load_recipe(name: str | Path) -> Recipe:
+    """Read a recipe of the repository by name, or any TOML file by path.
+
+    Raises
+    ------
+    CollectionError
+        When there is no such recipe, or an option is unknown, missing or out of range.
+    """
+    known = recipe_names()
+    source = _RECIPES / f"{name}.toml" if str(name) in known else Path(name)
+    if not source.is_file():
+        raise CollectionError(f"There is no recipe '{name}'.", f"Known: {', '.join(known)}; or give a TOML file.")
+    try:
+        table = tomllib.loads(source.read_text(encoding="utf-8"))
+        return read_table(Recipe, table, "recipe")
+    except (ValueError, PartialSegError) as error:
+        # tomllib's and unicode's errors are ValueErrors too.
+        reason = str(error).rstrip(".")
+        raise CollectionError(f"Recipe {source} cannot be used: {reason}.", "Correct that option.") from error

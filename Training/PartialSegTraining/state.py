@@ -1,0 +1,135 @@
+"""The state of a training: weights, their average, optimizer and step; saved and restored whole.
+
+A checkpoint holds tensors, numbers and strings only, and is read without unpickling code. With the
+same recipe and cases, going on from a checkpoint is the same as never having stopped: windows and
+augmentation are functions of the step, and everything else is here. Called by the trainer.
+"""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.amp.grad_scaler import GradScaler
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from PartialSegLib.atomic import atomic_write
+from PartialSegLib.errors import CollectionError
+from PartialSegLib.networks import PartialLabelNetwork, build_network
+from PartialSegTraining.recipe import OptimizationRecipe, Recipe
+from PartialSegTraining.schedules import averaging_decay
+
+_VERSION = 1
+
+
+@dataclass
+class TrainingState:
+    """Everything that changes while training.
+
+    Parameters
+    ----------
+    network : PartialLabelNetwork
+        The weights that are trained.
+    average : PartialLabelNetwork
+        Moving average of them, in eval mode; `network` itself where the recipe has none.
+    optimizer : torch.optim.Optimizer
+        With its moments.
+    scaler : GradScaler
+        Of half-precision gradients; does nothing in other precisions.
+    step : int
+        Steps that were made.
+    """
+
+    network: PartialLabelNetwork
+    average: PartialLabelNetwork
+    optimizer: torch.optim.Optimizer
+    scaler: GradScaler
+    step: int = 0
+
+    @torch.no_grad()
+    def update_average(self, limit: float) -> None:
+        """Move the average towards the weights; `limit` is the recipe's decay."""
+        if self.average is self.network:
+            return
+        decay = averaging_decay(self.step, limit)
+        move = get_ema_multi_avg_fn(decay)
+        move(list(self.average.parameters()), list(self.network.parameters()), self.step)
+        for kept, current in zip(self.average.buffers(), self.network.buffers(), strict=True):
+            kept.copy_(current)
+
+
+def new_state(recipe: Recipe, device: torch.device) -> TrainingState:
+    """Build network and optimizer with the first weights that the recipe's seed decides."""
+    plan = recipe.optimization
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(plan.seed)
+        network = build_network(recipe.network.name, recipe.network.parameters, recipe.tasks)
+    network.to(device)
+    if plan.channels_last:
+        network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    average = copy.deepcopy(network).eval().requires_grad_(False) if plan.average else network
+    half = plan.precision == "float16" and device.type == "cuda"
+    return TrainingState(network, average, _optimizer(network, plan, device), GradScaler(device.type, enabled=half))
+
+
+def save_checkpoint(state: TrainingState, recipe: Recipe, path: Path) -> None:
+    """Write a checkpoint; the previous one stays until the new one is complete."""
+    document: dict[str, Any] = {
+        "version": _VERSION,
+        "recipe": recipe.digest,
+        "step": state.step,
+        "network": state.network.state_dict(),
+        "average": {} if state.average is state.network else state.average.state_dict(),
+        "optimizer": state.optimizer.state_dict(),
+        "scaler": state.scaler.state_dict(),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as file:
+        torch.save(document, file)
+
+
+def load_checkpoint(state: TrainingState, recipe: Recipe, path: Path) -> None:
+    """Restore a state from a checkpoint.
+
+    Raises
+    ------
+    CollectionError
+        When the file is damaged, of another version, or from another recipe.
+    """
+    device = next(state.network.parameters()).device
+    try:
+        document = torch.load(path, map_location=device, weights_only=True)
+        version, digest = document["version"], document["recipe"]
+    except (OSError, EOFError, RuntimeError, KeyError, TypeError, pickle.UnpicklingError) as error:
+        raise CollectionError(f"{path} is no readable checkpoint.", "Start again with '--restart'.") from error
+    if version != _VERSION:
+        raise CollectionError(f"{path} is a checkpoint of version {version}.", f"This is version {_VERSION}.")
+    if digest != recipe.digest:
+        raise CollectionError(
+            f"{path} was made by another recipe than '{recipe.name}'.",
+            "Go on with the recipe it was made by, or start again with '--restart'.",
+        )
+    state.network.load_state_dict(document["network"])
+    if state.average is not state.network:
+        state.average.load_state_dict(document["average"])
+    state.optimizer.load_state_dict(document["optimizer"])
+    state.scaler.load_state_dict(document["scaler"])
+    state.step = int(document["step"])
+
+
+def _optimizer(network: nn.Module, plan: OptimizationRecipe, device: torch.device) -> torch.optim.Optimizer:
+    """Build the optimizer; biases and normalization are not decayed."""
+    weights = [weight for weight in network.parameters() if weight.requires_grad]
+    groups = [
+        {"params": [weight for weight in weights if weight.dim() > 1], "weight_decay": plan.weight_decay},
+        {"params": [weight for weight in weights if weight.dim() <= 1], "weight_decay": 0.0},
+    ]
+    if plan.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=plan.learning_rate, momentum=plan.momentum, nesterov=plan.momentum > 0)
+    fused = device.type == "cuda"
+    return torch.optim.AdamW(groups, lr=plan.learning_rate, betas=(plan.momentum, 0.999), fused=fused)
