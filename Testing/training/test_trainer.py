@@ -1,0 +1,251 @@
+"""A training can be interrupted anywhere and goes on exactly; only what is annotated is learnt."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from partial_cases import SPACE, cached_case, cached_cases, tiny_recipe
+from PartialSegTraining.recipe import Recipe, load_recipe, recipe_names
+from PartialSegTraining.schedules import averaging_decay, learning_rate
+from PartialSegTraining.state import load_checkpoint, new_state, save_checkpoint
+from PartialSegTraining.trainer import Trainer, choose_device, run
+from PartialSegTraining.validation import Validator, split_cases
+
+from PartialSegLib.errors import CancelledError, CollectionError
+from PartialSegLib.progress import Monitor, Progress
+
+CPU = torch.device("cpu")
+
+
+def short_recipe(steps: int = 6, **options: object) -> Recipe:
+    recipe = tiny_recipe(batch=2).with_steps(steps)
+    return replace(recipe, optimization=replace(recipe.optimization, **options))
+
+
+def cancelling(step: int) -> Monitor:
+    """A monitor that is cancelled while the given training step is reported."""
+
+    def report(progress: Progress) -> None:
+        if progress.stage == "train" and progress.done == step:
+            monitor.cancel()
+
+    monitor = Monitor(report)
+    return monitor
+
+
+def same(first: torch.nn.Module, second: torch.nn.Module) -> bool:
+    pairs = zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    return all(torch.equal(one, other) for one, other in pairs)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_an_interrupted_training_goes_on_bit_for_bit(tmp_path: Path, optimizer: str) -> None:
+    recipe, cases = short_recipe(optimizer=optimizer), cached_cases()
+    whole = Trainer(recipe, cases, CPU)
+    run(whole, tmp_path / "whole")
+
+    interrupted = Trainer(recipe, cases, CPU)
+    with pytest.raises(CancelledError, match="to go on"):
+        run(interrupted, tmp_path / "parts", monitor=cancelling(3))
+    torch.rand(100)  # Whatever else draws random numbers in between has no influence.
+    resumed = Trainer(recipe, cases, CPU)
+    load_checkpoint(resumed.state, recipe, tmp_path / "parts" / "checkpoint.pt")
+    assert 3 <= resumed.state.step < recipe.optimization.total_steps
+    run(resumed, tmp_path / "parts")
+
+    assert resumed.state.step == whole.state.step == recipe.optimization.total_steps
+    assert same(resumed.state.network, whole.state.network)
+    assert same(resumed.state.average, whole.state.average)
+    assert not same(whole.state.average, whole.state.network)
+
+
+def test_a_time_limit_leaves_a_checkpoint_to_go_on_from(tmp_path: Path) -> None:
+    recipe, cases = short_recipe(), cached_cases()
+    stopped = Trainer(recipe, cases, CPU)
+    run(stopped, tmp_path, deadline=-math.inf)
+    resumed = Trainer(recipe, cases, CPU)
+    load_checkpoint(resumed.state, recipe, tmp_path / "checkpoint.pt")
+    assert resumed.state.step == 0
+    run(resumed, tmp_path)
+    assert resumed.state.step == recipe.optimization.total_steps
+
+
+def test_training_lowers_the_loss(tmp_path: Path) -> None:
+    recipe = replace(short_recipe(30, learning_rate=5e-3), augmentation=type(tiny_recipe().augmentation)())
+    recipe = replace(recipe, sampling=replace(recipe.sampling, batch=7, foreground=1.0, coarse=0.0))
+    run(Trainer(recipe, cached_cases(), CPU), tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines if "loss" in line]
+    assert len(losses) == 30
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+
+
+def test_what_a_case_does_not_annotate_has_no_influence_on_the_training() -> None:
+    """Two trainings whose cases differ only in structures that their tasks do not annotate are the same one."""
+    recipe = short_recipe(3)
+    recipe = replace(recipe, sampling=replace(recipe.sampling, foreground=0.0))
+    known = [cached_case("a", ("spleen",)), cached_case("b", ("colon_tumor",))]
+    # Task 'spleen' has no second channel and 'colon' no first: a mask that belongs to no task changes nothing.
+    more = [cached_case("a", ("spleen", "stomach")), cached_case("b", ("colon_tumor", "stomach"))]
+    for one, other in zip(known, more, strict=True):
+        for level, rich in zip(one.levels, other.levels, strict=True):
+            rich.volume.copy_(level.volume)
+    trainers = [Trainer(recipe, cases, CPU) for cases in (known, more)]
+    for _ in range(3):
+        for trainer in trainers:
+            trainer.step()
+    assert same(trainers[0].state.network, trainers[1].state.network)
+
+
+def test_a_structure_that_no_case_annotates_keeps_its_first_head(tmp_path: Path) -> None:
+    """Without weight decay, the rows of the controller that make the tumor channel are never moved."""
+    recipe = short_recipe(3, weight_decay=0.0)
+    cases = [cached_case(f"case{number}", ("spleen",), seed=number) for number in range(2)]
+    trainer = Trainer(recipe, cases, CPU)
+    before = trainer.state.network.get_parameter("controller.weight").detach().clone()
+    run(trainer, tmp_path)
+    after = trainer.state.network.get_parameter("controller.weight").detach()
+    tumor, organ = [*range(136, 144), 161], [*range(128, 136), 160]
+    assert torch.equal(after[tumor], before[tumor])
+    assert not torch.equal(after[organ], before[organ])
+
+
+def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:
+    recipe = short_recipe()
+    save_checkpoint(new_state(recipe, CPU), recipe, tmp_path / "checkpoint.pt")
+    other = short_recipe(learning_rate=0.5)
+    with pytest.raises(CollectionError, match="another recipe"):
+        load_checkpoint(new_state(other, CPU), other, tmp_path / "checkpoint.pt")
+
+
+def test_a_training_may_be_made_longer(tmp_path: Path) -> None:
+    recipe = short_recipe(3)
+    save_checkpoint(new_state(recipe, CPU), recipe, tmp_path / "checkpoint.pt")
+    longer = recipe.with_steps(9)
+    load_checkpoint(new_state(longer, CPU), longer, tmp_path / "checkpoint.pt")
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04"])
+def test_a_damaged_checkpoint_is_named(tmp_path: Path, content: bytes) -> None:
+    recipe, path = short_recipe(), tmp_path / "checkpoint.pt"
+    path.write_bytes(content)
+    with pytest.raises(CollectionError, match=r"checkpoint\.pt is no readable checkpoint"):
+        load_checkpoint(new_state(recipe, CPU), recipe, path)
+
+
+def test_a_training_that_diverges_keeps_its_last_good_checkpoint(tmp_path: Path) -> None:
+    recipe = short_recipe()
+    good = new_state(recipe, CPU)
+    save_checkpoint(good, recipe, tmp_path / "checkpoint.pt")
+    trainer = Trainer(recipe, cached_cases(), CPU)
+    with torch.no_grad():
+        trainer.state.network.get_parameter("conv1.weight").fill_(math.nan)
+    with pytest.raises(CollectionError, match="diverged"):
+        run(trainer, tmp_path)
+    restored = new_state(recipe, CPU)
+    load_checkpoint(restored, recipe, tmp_path / "checkpoint.pt")
+    assert same(restored.network, good.network)
+
+
+def test_the_log_of_an_interrupted_training_has_every_step_once(tmp_path: Path) -> None:
+    recipe, cases = short_recipe(), cached_cases()
+    (tmp_path / "log.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"step": 4, "loss": 1.0}\n{"step": 5, "lo')
+    trainer = Trainer(recipe, cases, CPU)
+    trainer.state.step = 3
+    run(trainer, tmp_path)
+    steps = [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert steps == [1, 4, 5, 6]
+
+
+def test_held_out_cases_are_not_trained_on() -> None:
+    training, held_out = split_cases(cached_cases(), SPACE, 1)
+    assert [case.name for case in held_out] == [f"{task.key}1" for task in SPACE.tasks]
+    assert [case.name for case in training] == [f"{task.key}0" for task in SPACE.tasks]
+    assert split_cases(training, SPACE, 1) == (training, [])
+
+
+def test_validation_is_perfect_for_a_network_that_knows_the_truth() -> None:
+    recipe = short_recipe()
+    validator = Validator(cached_cases(), recipe)
+    network = new_state(recipe, CPU).network
+
+    class Oracle(torch.nn.Module):
+        """Tells bright from dark, which is how the cases were made: stands for a trained network."""
+
+        def forward(self, image: torch.Tensor, task: torch.Tensor) -> torch.Tensor:
+            return torch.cat([image + 0.25, image - 0.25], dim=1)
+
+    dice = validator.dice(Oracle())  # type: ignore[arg-type]
+    assert set(dice) == {structure.key for structure in SPACE.structures}
+    assert dice["liver"] > 0.99
+    assert dice["liver_tumor"] > 0.99
+    assert max(validator.dice(network).values()) < 0.9
+
+
+def test_the_learning_rate_rises_then_falls_to_zero() -> None:
+    rates = [learning_rate(step, peak=0.1, total_steps=100, warmup_steps=10) for step in range(101)]
+    assert max(rates) == rates[10] == pytest.approx(0.1)
+    assert all(later > earlier for earlier, later in pairwise(rates[:11]))
+    assert all(later < earlier for earlier, later in pairwise(rates[10:]))
+    assert rates[100] == 0.0
+    # Without a warm-up it is DoDNet's: (1 - t)^0.9.
+    assert learning_rate(250, peak=0.01, total_steps=1000) == pytest.approx(0.01 * 0.75**0.9)
+
+
+def test_the_weight_average_forgets_the_random_start() -> None:
+    assert averaging_decay(1, 0.999) < 0.2
+    assert averaging_decay(10**6, 0.999) == 0.999
+
+
+def test_a_window_that_does_not_fit_the_network_is_refused() -> None:
+    recipe = tiny_recipe()
+    odd = replace(recipe, sampling=replace(recipe.sampling, window=(16, 16, 24)))
+    with pytest.raises(CollectionError, match="multiples of"):
+        Trainer(odd, cached_cases(), CPU)
+
+
+def test_an_unknown_device_is_refused() -> None:
+    with pytest.raises(CollectionError, match="no device 'abacus'"):
+        choose_device("abacus")
+
+
+def test_every_recipe_of_the_repository_is_valid() -> None:
+    assert {"phantom-dodnet", "phantom-tiny"} <= set(recipe_names())
+    for name in recipe_names():
+        assert load_recipe(name).name == name
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "message"),
+    [
+        ("batch = 2", "bach = 2", "did you mean 'batch'"),
+        ("batch = 2", "batch = true", "batch is True"),
+        ("batch = 2", "batch = 2.5", "batch is 2.5"),
+        ("batch = 2", "", "lacks 'batch'"),
+        ("batch = 2", "batch =", "Invalid value"),
+        ("[32, 32, 32]", "[32, 32]", "has 2 values, but takes 3"),
+        ("total_steps = 12", "total_steps = 0", "'total_steps' is 0"),
+        ("coarse_spacing = [12.0, 12.0, 12.0]", "", "needs preprocessing.coarse_spacing"),
+        ('label_space = "mots"', 'label_space = "motz"', "no label space named 'motz'"),
+        ("coarse = 0.2", "coarse = 0.2\ntasks = { livre = 2 }", "Unknown task 'livre'"),
+    ],
+)
+def test_a_mistake_in_a_recipe_is_named(tmp_path: Path, right: str, wrong: str, message: str) -> None:
+    source = Path(load_recipe.__code__.co_filename).parent / "recipes" / "phantom-tiny.toml"
+    text = source.read_text()
+    assert right in text
+    path = tmp_path / "recipe.toml"
+    path.write_text(text.replace(right, wrong))
+    with pytest.raises(CollectionError, match=message):
+        load_recipe(path)
+
+
+def test_an_unknown_recipe_names_the_known_ones() -> None:
+    with pytest.raises(CollectionError, match="phantom-tiny"):
+        load_recipe("phantom-tinny")
