@@ -164,17 +164,18 @@ class DoDNet(PartialLabelNetwork):
         ]
 
     def logits(self, features: Features, task: Tensor) -> Tensor:
-        """Apply the dynamic head (Eq. 7) of each sample's own task, all samples in one grouped call."""
-        hidden = features.map
-        samples, _, *shape = hidden.shape
+        """Apply the dynamic head (Eq. 7) of each sample's own task, all samples in one grouped call.
+
+        A 1x1x1 convolution with kernels of its own for each sample is a batched matrix product, and
+        as such several times faster than the grouped convolution, forward and backward.
+        """
+        hidden = features.map.flatten(2)
         layers = self.head_layers(self.head_parameters(features.pooled, task))
-        hidden = hidden.reshape(1, -1, *shape)
         for index, (weight, bias) in enumerate(layers):
-            kernel = weight.reshape(-1, weight.shape[2], 1, 1, 1).to(hidden.dtype)
-            hidden = functional.conv3d(hidden, kernel, bias.flatten().to(hidden.dtype), groups=samples)
+            hidden = torch.baddbmm(bias[:, :, None].to(hidden.dtype), weight.to(hidden.dtype), hidden)
             if index < len(layers) - 1:
                 hidden = functional.relu(hidden, inplace=True)
-        return hidden.reshape(samples, self.outputs, *shape)
+        return hidden.unflatten(2, features.map.shape[2:])
 
     def pointwise_head(self, features: Features, task: int) -> list[PointwiseLayer]:
         """Return the generated head of one window; only the channels that the task has."""
