@@ -224,7 +224,9 @@ def _load(path: Path, series: str | None) -> Image:
     except FileNotFoundError as error:
         raise ImageError(f"There is no file or folder '{path}'.", "Check the spelling of the path.") from error
     except OSError as error:
-        raise ImageError(f"'{path}' cannot be opened: {error.strerror}.", "Check the path and its permissions.") from error
+        raise ImageError(
+            f"'{path}' cannot be opened: {error.strerror}.", "Check the path and its permissions."
+        ) from error
     known = ending(path, READABLE)
     if path.is_dir() or (known is None and is_dicom_file(path)):
         image = read_dicom(path, series)
@@ -242,7 +244,12 @@ def _load(path: Path, series: str | None) -> Image:
         raise ImageError(
             f"'{path}' is 2D: a single slice of {x} x {y} x {z} voxels (x, y, z).", "Give the whole 3D volume."
         )
-    return replace(image, source=path)
+    voxels = image.voxels
+    if voxels.dtype.kind == "f" and voxels.dtype != np.float32:
+        # What float32 cannot hold becomes infinite, and is refused with the other infinite voxels.
+        with np.errstate(over="ignore"):
+            voxels = voxels.astype(np.float32)
+    return replace(image, voxels=voxels, source=path)
 
 
 def _value_range(voxels: np.ndarray, path: Path) -> tuple[float, float]:
