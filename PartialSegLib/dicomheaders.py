@@ -74,6 +74,8 @@ class SliceHeader:
         SamplesPerPixel: 1 for gray, 3 for color.
     dtype : numpy.dtype
         Type of the voxels after the rescaling to Hounsfield units.
+    stored_bytes : int
+        Bytes of the uncompressed pixels of its file.
     place : Place or None
         Where it lies; ``None`` when it does not say so completely.
     """
@@ -88,6 +90,7 @@ class SliceHeader:
     shape: tuple[int, int]
     samples: int
     dtype: np.dtype
+    stored_bytes: int
     place: Place | None
 
 
@@ -218,6 +221,8 @@ def _header(path: Path, tag: Callable[[str], str], dtype: np.dtype) -> SliceHead
                 f"The DICOM file '{path}' has '{tag(key)}' in its field ({key}).", "Repair or leave out the file."
             ) from error
 
+    rows, columns, samples = (int(tag(key) or 1) for key in ("0028|0010", "0028|0011", "0028|0002"))
+    bits, frames = int(tag("0028|0100") or 16), int(tag("0028|0008") or 1)
     return SliceHeader(
         file=path,
         frame=None,
@@ -226,9 +231,10 @@ def _header(path: Path, tag: Callable[[str], str], dtype: np.dtype) -> SliceHead
         description=tag("0008|103e"),
         modality=tag("0008|0060"),
         acquisition=tag("0020|0012"),
-        shape=(int(tag("0028|0010")), int(tag("0028|0011"))),
-        samples=int(tag("0028|0002") or 1),
+        shape=(rows, columns),
+        samples=samples,
         dtype=dtype,
+        stored_bytes=rows * columns * samples * frames * bits // 8,
         place=_place(path, numbers("0020|0032"), numbers("0020|0037"), numbers("0028|0030")),
     )
 
@@ -256,6 +262,27 @@ def _place(
         f"pixel spacing {spacing}.",
         "Repair or leave out the file.",
     )
+
+
+def refuse_short_pixels(header: SliceHeader) -> None:
+    """Refuse a file whose uncompressed pixels are fewer than its header says: GDCM makes up the rest.
+
+    The pixel element is looked for as explicit little endian writes it (PS3.5 7.1.2), which is how
+    nearly every series is stored; its last occurrence is the image, earlier ones are icons.
+
+    Raises
+    ------
+    ImageError
+        When pixels are missing.
+    """
+    content = header.file.read_bytes()
+    at = max(content.rfind(b"\xe0\x7f\x10\x00" + kind + b"\0\0") for kind in (b"OW", b"OB"))
+    length = int.from_bytes(content[at + 8 : at + 12], "little")
+    if at >= 0 and length < header.stored_bytes:  # compressed pixels have the length 0xFFFFFFFF
+        raise ImageError(
+            f"The DICOM file '{header.file}' is truncated: it holds {length} of {header.stored_bytes} bytes of pixels.",
+            "Copy it again.",
+        )
 
 
 def _storage_class(path: Path) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from PartialSegLib.dicomgrid import arrange
-from PartialSegLib.dicomheaders import Scan, SliceHeader, scan_folder, series_of
+from PartialSegLib.dicomheaders import Scan, SliceHeader, refuse_short_pixels, scan_folder, series_of
 from PartialSegLib.errors import ImageError
 from PartialSegLib.images import Image
 from PartialSegLib.itk import itk_reason, simpleitk
@@ -135,6 +135,7 @@ def _read_pixels(ordered: Sequence[SliceHeader], shape: tuple[int, int, int]) ->
 
     def fill(file: Path) -> None:
         itk = simpleitk()
+        refuse_short_pixels(ordered[places[file][0]])
         try:
             volume = itk.ReadImage(str(file), imageIO="GDCMImageIO")
         except RuntimeError as error:

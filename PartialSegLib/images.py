@@ -110,7 +110,7 @@ class Image:
     source : Path, optional
         File or folder that it was read from.
     dicom_files : tuple of Path
-        One file per slice in z order, when it was read from DICOM and its slices are untouched.
+        One file per slice in z order, when it was read from a single-frame DICOM series.
     corrections : tuple of str
         What was mended while reading, one sentence each, to be shown to the user.
     """

@@ -5,6 +5,7 @@ Called by the readers and writers of image files and DICOM series.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -29,7 +30,7 @@ def itk_reason(error: RuntimeError) -> str:
     """Return the last line of an ITK error, which is the one that says what happened."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     last = lines[-1] if lines else "no reason given"
-    return last.removeprefix("ITK ERROR: ").removeprefix("sitk::ERROR: ")[:200].rstrip(".")
+    return re.sub(r"^(ITK|sitk::)? ?ERROR: |\w+\(0x[0-9a-f]+\): ", "", last)[:200].rstrip(".")
 
 
 def single_volume(path: Path, sizes: Sequence[int]) -> tuple[tuple[int, int, int], tuple[str, ...]]:

@@ -78,9 +78,25 @@ def write_series(
 
 
 def write_enhanced(
-    path: Path, voxels: np.ndarray, geometry: Geometry, *, slopes: Sequence[float] | None = None, descending: bool
+    path: Path,
+    voxels: np.ndarray,
+    geometry: Geometry,
+    *,
+    descending: bool,
+    indices: Sequence[int] | None = None,
+    slopes: Sequence[float] | None = None,
 ) -> None:
-    """Write one enhanced CT object with every slice as a frame (PS3.3 A.38)."""
+    """Write one enhanced CT object with every slice as a frame (PS3.3 A.38).
+
+    Parameters
+    ----------
+    descending : bool
+        Whether the frames run against the z axis.
+    indices : sequence of int, optional
+        Step along z at which each slice lies.
+    slopes : sequence of float, optional
+        RescaleSlope of each slice.
+    """
     document = _new(EnhancedCTImageStorage, SERIES)
     order = np.arange(len(voxels))[::-1] if descending else np.arange(len(voxels))
     _set_pixels(document, voxels[order].astype(int) - INTERCEPT)
@@ -92,7 +108,8 @@ def write_enhanced(
     document.SharedFunctionalGroupsSequence = [shared]
     frames = []
     for i in order:
-        position = np.asarray(geometry.origin) + i * geometry.affine[:3, 2]
+        step = i if indices is None else indices[i]
+        position = np.asarray(geometry.origin) + step * geometry.affine[:3, 2]
         frame = _with(PlanePositionSequence=[_with(ImagePositionPatient=_ds(*position))])
         slope = slopes[i] if slopes is not None else 1
         frame.PixelValueTransformationSequence = [

@@ -13,59 +13,20 @@ import numpy as np
 import pytest
 import SimpleITK
 from dicom_factory import write_series
+from image_samples import DIRECTIONS, EXACT, NIFTI, ORIGIN, SHAPE, SHEARED, SPACING, grid, random_voxels, refusal
 
 from PartialSegLib import imagefiles
 from PartialSegLib.errors import ImageError
 from PartialSegLib.images import Geometry, Image, read_image, read_labels, write_image
 
-SHAPE = (5, 6, 7)
-SPACING = (0.7, 0.8125, 2.5)
-ORIGIN = (-171.3, 22.123456789, -1033.5)
-NIFTI = (".nii.gz", ".nii")
-EXACT = (".nrrd", ".mha")
-
-
-def rotation(a: float, b: float, c: float) -> np.ndarray:
-    """Rotation about z, y and x by angles in radians."""
-    z = [[np.cos(a), -np.sin(a), 0], [np.sin(a), np.cos(a), 0], [0, 0, 1]]
-    y = [[np.cos(b), 0, np.sin(b)], [0, 1, 0], [-np.sin(b), 0, np.cos(b)]]
-    x = [[1, 0, 0], [0, np.cos(c), -np.sin(c)], [0, np.sin(c), np.cos(c)]]
-    return np.array(z) @ np.array(y) @ np.array(x)
-
-
-DIRECTIONS = {
-    "straight": np.eye(3),
-    "head last": np.diag([1.0, 1.0, -1.0]),
-    "from RAS": np.diag([-1.0, -1.0, 1.0]),
-    "permuted": np.array([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]),
-    "oblique": rotation(0.3, -0.2, 0.1),
-    "oblique and mirrored": rotation(-1.2, 0.4, 2.1) @ np.diag([1.0, -1.0, 1.0]),
-}
-SHEARED = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, np.sin(0.3)], [0.0, 0.0, np.cos(0.3)]])
-
-
-def grid(direction: np.ndarray) -> Geometry:
-    return Geometry(SHAPE, SPACING, ORIGIN, tuple(direction.ravel().tolist()))
-
-
 @pytest.fixture
 def voxels() -> np.ndarray:
-    return np.random.default_rng(3).integers(-1024, 3000, SHAPE).astype(np.int16)
+    return random_voxels()
 
 
 @pytest.fixture
 def image(voxels: np.ndarray) -> Image:
     return Image(voxels, grid(DIRECTIONS["oblique"]))
-
-
-def refusal(path: Path, read: Callable[[Path], Image] = read_image) -> str:
-    """Return the one line with which a file is refused; it names the file."""
-    with pytest.raises(ImageError) as caught:
-        read(path)
-    assert path.name in caught.value.message
-    assert caught.value.hint
-    assert "\n" not in str(caught.value)
-    return caught.value.message
 
 
 # The contract of every format.
@@ -154,105 +115,6 @@ def test_nifti_refuses_to_bend_a_sheared_grid(kind: str, voxels: np.ndarray, tmp
         write_image(Image(voxels, grid(SHEARED)), tmp_path / f"tilted{kind}")
     assert ".nrrd" in caught.value.hint
     assert list(tmp_path.iterdir()) == []
-
-
-# NIfTI headers, as other programs write them.
-
-
-def nifti(
-    path: Path,
-    values: np.ndarray,
-    *,
-    sform: np.ndarray | None = None,
-    codes: tuple[int, int] = (0, 1),
-    sizes: tuple[int, ...] | None = None,
-    pixdim: tuple[float, ...] = SPACING,
-    order: str = "<",
-    rescale: tuple[float, float] = (0.0, 0.0),
-) -> Path:
-    """Write a NIfTI-1 file field by field: int16, RAS `sform` (3, 4), `codes` of qform and sform."""
-    header = bytearray(352)
-    sizes = sizes or values.shape[::-1]
-    struct.pack_into(f"{order}i", header, 0, 348)
-    struct.pack_into(f"{order}8h", header, 40, len(sizes), *sizes, *[1] * (7 - len(sizes)))
-    struct.pack_into(f"{order}2h", header, 70, 4, 16)
-    struct.pack_into(f"{order}4f", header, 76, 1.0, *pixdim)
-    struct.pack_into(f"{order}3f", header, 108, 352.0, *rescale)
-    struct.pack_into(f"{order}2h", header, 252, *codes)
-    sform = np.column_stack([np.diag(SPACING), (1, 2, 3)]) if sform is None else sform
-    struct.pack_into(f"{order}12f", header, 280, *sform.ravel())
-    header[344:348] = b"n+1\0"
-    content = bytes(header) + values.astype(f"{order}i2").tobytes()
-    path.write_bytes(gzip.compress(content, 1) if path.suffix == ".gz" else content)
-    return path
-
-
-def test_nifti_axes_are_turned_from_ras_to_lps(voxels: np.ndarray, tmp_path: Path) -> None:
-    read = read_image(nifti(tmp_path / "scan.nii.gz", voxels))
-    np.testing.assert_array_equal(read.geometry.axes, np.diag([-1, -1, 1]))
-    assert read.geometry.origin == (-1, -2, 3)
-    assert read.corrections == ()
-
-
-@pytest.mark.parametrize("name", ["scan.nii", "scan.nii.gz"])
-def test_big_endian_nifti_is_read(name: str, voxels: np.ndarray, tmp_path: Path) -> None:
-    read = read_image(nifti(tmp_path / name, voxels, order=">"))
-    np.testing.assert_array_equal(read.voxels, voxels)
-
-
-def test_a_gzip_stream_named_nii_has_to_be_renamed(voxels: np.ndarray, tmp_path: Path) -> None:
-    packed = nifti(tmp_path / "scan.nii.gz", voxels)
-    assert "not named so" in refusal(packed.rename(tmp_path / "scan.nii"))
-
-
-def test_an_uncompressed_file_named_gz_is_read(voxels: np.ndarray, tmp_path: Path) -> None:
-    plain = nifti(tmp_path / "scan.nii", voxels)
-    np.testing.assert_array_equal(read_image(plain.rename(tmp_path / "scan.nii.gz")).voxels, voxels)
-
-
-def test_nifti_slope_and_intercept_are_applied(voxels: np.ndarray, tmp_path: Path) -> None:
-    read = read_image(nifti(tmp_path / "scan.nii", voxels, rescale=(0.5, -10.0)))
-    np.testing.assert_allclose(read.voxels, voxels * 0.5 - 10)
-
-
-@pytest.mark.parametrize("order", ["<", ">"])
-@pytest.mark.parametrize("name", ["tilted.nii", "tilted.nii.gz"])
-@pytest.mark.parametrize("angle", [0.001, 0.3])
-def test_a_sheared_sform_alone_is_read_exactly(
-    angle: float, name: str, order: str, voxels: np.ndarray, tmp_path: Path
-) -> None:
-    axes = np.array([[1, 0, 0], [0, 1, np.sin(angle)], [0, 0, np.cos(angle)]])
-    sform = np.column_stack([axes * SPACING, (1, 2, 3)])
-    read = read_image(nifti(tmp_path / name, voxels, sform=sform, order=order))
-    np.testing.assert_array_equal(read.voxels, voxels)
-    np.testing.assert_allclose(read.geometry.affine[:3], np.diag([-1, -1, 1]) @ sform, rtol=1e-6, atol=1e-6)
-    assert "sheared grid was kept" in read.corrections[0]
-
-
-def test_a_contradiction_between_sform_and_qform_is_told(voxels: np.ndarray, tmp_path: Path) -> None:
-    sform = np.column_stack([SHEARED * SPACING, (1, 2, 3)])
-    read = read_image(nifti(tmp_path / "scan.nii", voxels, sform=sform, codes=(1, 1)))
-    assert "contradicts its qform" in read.corrections[0]
-    assert "mm" in read.corrections[0]
-
-
-def test_nifti_without_orientation_is_told(voxels: np.ndarray, tmp_path: Path) -> None:
-    assert "does not say how it lies" in read_image(nifti(tmp_path / "scan.nii", voxels, codes=(0, 0))).corrections[0]
-
-
-def test_unusable_nifti_headers_are_refused(voxels: np.ndarray, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
-    path = tmp_path / "scan.nii"
-    assert "sform holds NaN" in refusal(nifti(path, voxels, sform=np.full((3, 4), np.nan)))
-    assert "is not positive" in refusal(nifti(path, voxels, sform=np.zeros((3, 4))))
-    assert "voxel size" in refusal(nifti(path, voxels, pixdim=(0.7, 0.0, 2.5)))
-    assert "claims a size" in refusal(nifti(path, voxels, sizes=(7, -6, 5)))
-    rgb = bytearray(nifti(path, voxels).read_bytes())
-    struct.pack_into("<2h", rgb, 70, 128, 24)
-    path.write_bytes(rgb)
-    assert "voxels are RGB" in refusal(path)
-    path.write_bytes(struct.pack("<i", 540) + b"n+2\0" + bytes(600))
-    assert "NIfTI-2" in refusal(path)
-    assert capfd.readouterr().err == ""
 
 
 # NRRD headers.
