@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
-import struct
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +15,7 @@ from image_samples import DIRECTIONS, EXACT, NIFTI, ORIGIN, SHAPE, SHEARED, SPAC
 from PartialSegLib import imagefiles
 from PartialSegLib.errors import ImageError
 from PartialSegLib.images import Geometry, Image, read_image, read_labels, write_image
+
 
 @pytest.fixture
 def voxels() -> np.ndarray:
