@@ -137,11 +137,11 @@ def read_dicomseg(path: Path, image: Image | None = None) -> Segmentation:
             dict(zip((item.key for item in structures), _by_slice(path, dataset, numbers, uids), strict=True)),
             _algorithm(segments),
         )
-    geometry = _own_geometry(path, dataset)
-    masks = {
-        structure.key: PackedMask.from_array(dataset.get_volume(segment_numbers=[number]).array[..., 0])
-        for number, structure in zip(numbers, structures, strict=True)
-    }
+    geometry, upside_down = _own_geometry(path, dataset)
+    masks = {}
+    for number, structure in zip(numbers, structures, strict=True):
+        array = dataset.get_volume(segment_numbers=[number]).array[..., 0]
+        masks[structure.key] = PackedMask.from_array(array[::-1] if upside_down else array)
     segmentation = Segmentation(geometry, structures, masks, _algorithm(segments))
     return segmentation if image is None else segmentation.on(image.geometry)
 
@@ -329,18 +329,25 @@ def _by_slice(path: Path, dataset: Any, numbers: Sequence[int], uids: Sequence[s
         ) from error
 
 
-def _own_geometry(path: Path, dataset: Any) -> Geometry:
-    """Return the regular grid that the frames form."""
+def _own_geometry(path: Path, dataset: Any) -> tuple[Geometry, bool]:
+    """Return the regular grid that the frames form, and whether highdicom's slices run against it.
+
+    Slices ascend along their normal, as in an image that the library reads from DICOM.
+    """
     volume = dataset.get_volume_geometry(allow_missing_positions=True)
     if volume is None:
         raise SegmentationError(
             f"The frames of {path} form no regular grid.", "Give the DICOM series it was made on (image=)."
         )
-    depth, height, width = volume.spatial_shape
+    depth, height, width = (int(size) for size in volume.spatial_shape)
     # highdicom's indices are (slice, row, column); ours are (x, y, z).
     affine = np.asarray(volume.affine)[:, [2, 1, 0, 3]]
+    upside_down = bool(np.linalg.det(affine[:3, :3]) < 0)
+    if upside_down:
+        affine[:3, 3] += affine[:3, 2] * (depth - 1)
+        affine[:3, 2] *= -1
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     sx, sy, sz = (float(value) for value in spacing)
     x, y, z = (float(value) for value in affine[:3, 3])
     direction = tuple(float(value) for value in (affine[:3, :3] / spacing).ravel())
-    return Geometry((int(depth), int(height), int(width)), (sx, sy, sz), (x, y, z), direction)
+    return Geometry((depth, height, width), (sx, sy, sz), (x, y, z), direction), upside_down

@@ -18,7 +18,7 @@ import numpy as np
 
 from PartialSegLib.errors import ImageError, SegmentationError
 from PartialSegLib.images import Geometry
-from PartialSegLib.segmentation import PackedMask, Segmentation, lattice_offset
+from PartialSegLib.segmentation import PackedMask, Segmentation, bounding_box, lattice_offset
 from PartialSegLib.segmentationfiles import slicertags
 from PartialSegLib.segmentationfiles.gzipstream import ordered_map, write_gzip
 from PartialSegLib.segmentationfiles.layers import assign_layers
@@ -292,16 +292,20 @@ def _found(labels: np.ndarray, wanted: Mapping[int, int], first: int) -> list[tu
     """Return the masks of the wanted label values (by index) in slices of which the first is `first`."""
     from scipy import ndimage  # imported on first use: it costs 0.2 s, and writing needs none of it
 
-    highest = max(wanted.values())
-    # find_objects takes native integers in one piece.
+    # The search takes native integers in one piece, and is worth its time only around the masks.
     native = np.ascontiguousarray(labels, dtype=labels.dtype.newbyteorder("="))
-    boxes = ndimage.find_objects(native, max_label=highest)
+    around = bounding_box(native)
+    if around is None:
+        return []
+    low = [part.start for part in around]
+    near = native[around]
+    boxes = ndimage.find_objects(near, max_label=max(wanted.values()))
     result = []
     for index, label in wanted.items():
         box = boxes[label - 1]
         if box is not None:
-            z, y, x = (part.start for part in box)
-            inside = native[box] == label
+            z, y, x = (part.start + at for part, at in zip(box, low, strict=True))
+            inside = near[box] == label
             result.append((index, PackedMask((first + z, y, x), inside.shape, np.packbits(inside, axis=-1))))
     return result
 
