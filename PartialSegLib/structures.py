@@ -63,6 +63,11 @@ class Structure:
     region_modifier: Code | None = None
     contained_in: str | None = None
 
+    @property
+    def is_finding(self) -> bool:
+        """Whether it is a tumor, cyst or the like: SNOMED-CT category Morphologically Altered Structure."""
+        return self.category.value == "49755003"
+
     @classmethod
     def from_json(cls, entry: Mapping[str, Any]) -> Structure:
         """Read one entry of a label space file.

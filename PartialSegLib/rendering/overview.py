@@ -136,9 +136,13 @@ def _mark_other_cut(canvas: Canvas, cut: Cut, other: Cut, panel: Panel, scale: f
 
 
 def _caption(canvas: Canvas, panel: Panel, name: str, detail: str, unit: float) -> None:
-    x, y = panel.left + 14 * unit, panel.top + 22 * unit
-    used = canvas.text(name, x, y, 21 * unit, _BRIGHT, bold=True, shadow=True)
-    canvas.text(detail, x + used + 10 * unit, y, 18 * unit, _PLAIN, shadow=True)
+    """Write name and position of a view at its upper left, on a dark plate that keeps them readable."""
+    x, y = panel.left + 14 * unit, panel.top + 23 * unit
+    used = text_width(name, 21 * unit, bold=True) + 10 * unit
+    width = used + text_width(detail, 18 * unit)
+    canvas.rectangle(x - 8 * unit, y - 16 * unit, width + 16 * unit, 32 * unit, _BACKGROUND, 0.6, 7 * unit)
+    canvas.text(name, x, y, 21 * unit, _BRIGHT, bold=True)
+    canvas.text(detail, x + used, y, 18 * unit, _PLAIN)
 
 
 def _edge_letters(canvas: Canvas, panel: Panel, letters: tuple[str, str], unit: float) -> None:

@@ -26,7 +26,6 @@ _ORDER = {"organ": 0, "vessel": 1, "finding": 2}
 
 #: SNOMED-CT types that are drawn on top of organs although they are no findings.
 _VESSELS = {"8993003", "32764006", "15825003", "64131007"}
-_FINDING_CATEGORY = "49755003"
 
 #: Masks and image are drawn larger by this factor and averaged down.
 _OVERSAMPLING = 2
@@ -35,10 +34,9 @@ _OVERSAMPLING = 2
 def kind(structure: Structure) -> str:
     """Return ``finding`` (tumor, cyst), ``vessel`` or ``organ``: how a structure is drawn.
 
-    Findings are DICOM's category 49755003, morphologically altered structures; vessels are known
-    by their SNOMED-CT type.
+    Vessels are known by their SNOMED-CT type.
     """
-    if structure.category.value == _FINDING_CATEGORY:
+    if structure.is_finding:
         return "finding"
     return "vessel" if structure.type.value in _VESSELS else "organ"
 

@@ -141,7 +141,7 @@ def _mesh(mask: np.ndarray, start: Sequence[int], geometry: Geometry) -> vtkPoly
     factors = np.minimum(spacing / step, 4.0)
     shape = np.maximum(2, np.round(np.asarray(padded.shape) * factors)).astype(int)
     field = ndimage.zoom(padded, shape / padded.shape, order=1, mode="nearest", grid_mode=True, prefilter=False)
-    field = ndimage.gaussian_filter(field, np.maximum(0.9, 0.6 * spacing / step))
+    field = ndimage.gaussian_filter(field, np.maximum(0.9, 0.8 * spacing / step))
     contour = vtkFlyingEdges3D()
     contour.SetInputData(_image_data(field))
     contour.SetValue(0, _level(field, np.count_nonzero(mask) * field.size / padded.size))
