@@ -1,8 +1,8 @@
 """Running the expensive part of a network on one window, as fast as the machine allows.
 
 The CPU takes OpenVINO where it is installed, else PyTorch with folded weight standardisation and
-channels-last memory; a GPU takes half precision. Each extractor has its own copy of the network:
-the caller's stays in float32 for the heads.
+channels-last memory (:mod:`PartialSegLib.inference.rewriting`); a GPU takes half precision. Each
+extractor has its own copy of the network: the caller's stays in float32 for the heads.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from PartialSegLib.inference.rewriting import keep_blocked_layout, keep_channels_last
 from PartialSegLib.networks.blocks import fold_weight_standardization
 from PartialSegLib.networks.contract import Features, PartialLabelNetwork
 
@@ -50,6 +51,8 @@ class TorchExtractor:
         # On CUDA, channels-last slows 3D normalisation down; on the CPU it is 1.2 to 1.4 times faster.
         self._format = torch.channels_last_3d if device.type == "cpu" else torch.contiguous_format
         self._network.to(memory_format=self._format)  # type: ignore[call-overload]
+        if device.type == "cpu":
+            keep_channels_last(self._network)
         precision = "float16" if half else "float32"
         self.name = f"PyTorch {precision}" + (" channels-last" if device.type == "cpu" else "")
 
@@ -76,11 +79,12 @@ class OpenVINOExtractor:
 
     def __init__(self, network: PartialLabelNetwork, window: tuple[int, int, int]) -> None:
         openvino = _import_openvino()
-        folded = _FeaturesOnly(fold_weight_standardization(copy.deepcopy(network)).eval())
+        own = fold_weight_standardization(copy.deepcopy(network)).eval()
+        keep_blocked_layout(own)
         # Tracing runs the network once, so a small window is traced and the graph reshaped.
         example = torch.zeros(1, 1, *(2 * size for size in network.divisor))
         with torch.inference_mode():
-            graph = openvino.convert_model(folded, example_input=example)
+            graph = openvino.convert_model(_FeaturesOnly(own), example_input=example)
         graph.reshape([1, 1, *window])
         settings = {
             "INFERENCE_PRECISION_HINT": "f32",

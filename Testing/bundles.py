@@ -1,0 +1,55 @@
+"""Small models with random weights, for tests and benchmarks of everything but accuracy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from PartialSegLib.bundle import Card, ModelBundle, Preprocessing
+from PartialSegLib.inference import Predictor
+from PartialSegLib.networks import DoDNet, DoDNetParameters
+from PartialSegLib.structures import LabelSpace
+
+#: A DoDNet that takes a few milliseconds a window.
+TINY = DoDNetParameters(channels=(8, 8, 16, 16, 16), blocks=(1, 1, 1, 1, 1), groups=4)
+TINY_WINDOW = (32, 48, 48)
+TWO_MM = Preprocessing((2.0, 2.0, 2.0), (-400.0, 400.0), 0.0, 400.0, coarse_spacing=(4.0, 4.0, 4.0))
+
+
+def random_dodnet(parameters: DoDNetParameters = TINY, label_space: LabelSpace | None = None, seed: int = 0) -> DoDNet:
+    """Return a DoDNet whose answers differ from task to task and from place to place."""
+    generator = torch.Generator().manual_seed(seed)
+    network = DoDNet(parameters, label_space or LabelSpace.named("mots")).eval()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.copy_(noise / parameter[0].numel() ** 0.5 if parameter.ndim > 1 else 1 + 0.3 * noise)
+        network.controller.weight.mul_(3)
+        network.controller.bias.copy_(torch.randn(network.controller.bias.shape, generator=generator))
+    return network
+
+
+def random_bundle(
+    folder: Path,
+    parameters: DoDNetParameters = TINY,
+    window: tuple[int, int, int] = TINY_WINDOW,
+    preprocessing: Preprocessing = TWO_MM,
+    label_space: LabelSpace | None = None,
+    **fields: Any,
+) -> ModelBundle:
+    """Write a bundle with random weights to `folder`."""
+    label_space = label_space or LabelSpace.named("mots")
+    network = random_dodnet(parameters, label_space)
+    card = Card(
+        name=folder.name,
+        title="Random weights",
+        description="For tests.",
+        network="DoDNet",
+        network_parameters=vars(parameters),
+        label_space=label_space,
+        preprocessing=preprocessing,
+        window=window,
+        **fields,
+    )
+    return ModelBundle.create(folder, card, network.state_dict())
