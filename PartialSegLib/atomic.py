@@ -8,7 +8,7 @@ that finds the disk full, leaves an older file of that name untouched.
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -35,22 +35,14 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
         When the folder is missing or not writable, or the disk is full.
     """
     path = Path(path)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
-        with os.fdopen(descriptor, "wb") as stream:
+        with unfinished.open("xb") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(temporary, _usual_mode())
-        os.replace(temporary, path)
+        os.replace(unfinished, path)
     except BaseException:
         with suppress(OSError):
-            os.unlink(temporary)
+            unfinished.unlink()
         raise
-
-
-def _usual_mode() -> int:
-    """Return the permissions that ``open`` would give: mkstemp keeps the file to its owner alone."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return 0o666 & ~mask

@@ -45,7 +45,9 @@ _LONGEST_LABEL = 64
 def write_dicomseg(segmentation: Segmentation, stream: BinaryIO, image: Image) -> None:
     """Write one DICOM Segmentation object with new UIDs, in the study of the image.
 
-    Structures without a voxel are left out, because a segment needs a frame.
+    Structures without a voxel are left out, because a segment needs a frame. highdicom takes dense
+    masks: memory is up to one byte per pixel of every slice of every structure, and eight bytes
+    per voxel of the image.
 
     Parameters
     ----------
@@ -195,10 +197,10 @@ def _read_sources(files: Sequence[Path]) -> list[Any]:
 
 
 def _stack(segmentation: Segmentation, structures: Sequence[Structure]) -> np.ndarray:
-    """Return the masks as highdicom takes them: (z, y, x, segment) booleans.
+    """Return the masks as highdicom takes them: (z, y, x, segment) booleans, a byte each.
 
-    The memory is laid out segment after segment and never touched outside the boxes, so that the
-    system provides only the pages that hold a mask.
+    The memory is laid out segment after segment and written inside the boxes only, so that the
+    system provides pages for the slices that a structure fills, not for all of them.
     """
     stack = np.zeros((len(structures), *segmentation.geometry.shape), bool)
     for whole, structure in zip(stack, structures, strict=True):

@@ -16,7 +16,7 @@ from drawn_cases import arrays, grid, segmentation, structures
 from PartialSegLib.errors import SegmentationError
 from PartialSegLib.images import Geometry
 from PartialSegLib.segmentation import PackedMask, Segmentation
-from PartialSegLib.segmentationfiles import read_segmentation, write_segmentation
+from PartialSegLib.segmentationfiles import read_segmentation, segnrrd, write_segmentation
 from PartialSegLib.segmentationfiles.segnrrd import write_segnrrd
 from PartialSegLib.segmentationfiles.slicertags import parse_terminology_entry, terminology_entry
 
@@ -187,6 +187,22 @@ def test_a_file_of_other_software_is_read_from_its_own_header(tmp_path: Path, en
     assert read.geometry == Geometry((3, 4, 5), (2.0, 1.0, 3.0), (-10.0, -20.0, 30.0))
 
 
+def test_a_file_of_older_slicer_has_one_layer_per_segment(tmp_path: Path) -> None:
+    """Slicer before 4.11 wrote neither layer nor label value."""
+    layers = np.random.default_rng(0).integers(0, 2, (3, 4, 5, 2)).astype(">i2")
+    lines = [line for line in RAS_LINES if "Layer" not in line and "LabelValue" not in line]
+    lines[1:5] = [
+        "dimension: 4",
+        "space: right-anterior-superior",
+        "sizes: 2 5 4 3",
+        "space directions: none (-2,0,0) (0,-1,0) (0,0,3)",
+    ]
+    foreign(tmp_path / "a.seg.nrrd", layers, lines)
+    read = read_segmentation(tmp_path / "a.seg.nrrd")
+    for layer, key in enumerate(read.keys):
+        assert np.array_equal(read.array(key), layers[..., layer] == 1)
+
+
 @pytest.mark.parametrize(
     ("line", "replacement", "complaint"),
     [
@@ -240,6 +256,21 @@ def test_a_header_that_never_ends_is_refused(tmp_path: Path) -> None:
     path.write_bytes(b"NRRD0004\ntype: unsigned char\n")
     with pytest.raises(SegmentationError, match="has no end"):
         read_segmentation(path)
+
+
+@pytest.mark.parametrize("planes", [1, 3, 5])
+def test_a_file_is_the_same_in_however_many_blocks_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, planes: int
+) -> None:
+    drawn = segmentation("oblique")
+    fields, values, voxels = written(drawn)
+    plane = np.prod([int(size) for size in fields["sizes"].split()[:-1]])
+    monkeypatch.setattr(segnrrd, "_CHUNK_BYTES", planes * plane)
+    assert written(drawn) == (fields, values, voxels)
+    write_segmentation(drawn, tmp_path / "a.seg.nrrd")
+    read = read_segmentation(tmp_path / "a.seg.nrrd")
+    for key in drawn.keys:
+        assert np.array_equal(read.array(key), drawn.array(key))
 
 
 def test_memory_while_writing_does_not_grow_with_the_length_of_the_scan(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from slicer_scene import LPS_RAS, SlicerScene
 
 from PartialSegLib.images import Geometry, Image
 from PartialSegLib.segmentation import PackedMask, Segmentation
-from PartialSegLib.segmentationfiles import read_segmentation, write_segmentation
+from PartialSegLib.segmentationfiles import read_segmentation, segnrrd, write_segmentation
 
 KINDS = ["straight", "flipped", "oblique", "sheared"]
 
@@ -39,6 +39,15 @@ def test_slicer_reads_every_voxel_at_its_place(slicer_scene: SlicerScene, tmp_pa
     node = slicer_scene.load_segmentation(tmp_path / "case.seg.nrrd")
     assert node.GetSegmentation().GetNumberOfSegments() == len(drawn.structures)
     assert_in_slicer(slicer_scene, node, drawn)
+
+
+def test_slicer_reads_a_file_of_many_compressed_blocks(
+    slicer_scene: SlicerScene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segnrrd, "_CHUNK_BYTES", 1)  # one slice a block
+    drawn = segmentation("oblique")
+    write_segmentation(drawn, tmp_path / "case.seg.nrrd")
+    assert_in_slicer(slicer_scene, slicer_scene.load_segmentation(tmp_path / "case.seg.nrrd"), drawn)
 
 
 def test_slicer_shows_names_colors_codes_and_status(slicer_scene: SlicerScene, tmp_path: Path) -> None:
