@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -46,3 +47,47 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
         with suppress(OSError):
             unfinished.unlink()
         raise
+
+
+@contextmanager
+def replacing_folder(folder: str | Path) -> Iterator[Path]:
+    """Fill a folder that takes its name only when complete, in place of an older one.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Final name. Its parent must exist.
+
+    Yields
+    ------
+    Path
+        Empty folder of a temporary name beside it, to be filled.
+
+    Raises
+    ------
+    OSError
+        When the parent is missing or not writable, or the disk is full; an older folder is left as
+        it was.
+    """
+    folder = Path(folder)
+    token = secrets.token_hex(4)
+    unfinished = folder.with_name(f".{folder.name}.{token}.part")
+    older = folder.with_name(f".{folder.name}.{token}.old")
+    unfinished.mkdir()
+    try:
+        yield unfinished
+        for path in unfinished.rglob("*"):
+            if path.is_file():
+                with path.open("rb+") as stream:
+                    os.fsync(stream.fileno())
+        if folder.exists():
+            os.replace(folder, older)
+        try:
+            os.replace(unfinished, folder)
+        except BaseException:
+            if older.exists():
+                os.replace(older, folder)
+            raise
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.rmtree(older, ignore_errors=True)

@@ -436,7 +436,7 @@ def _clip(masks: dict[str, PackedMask], grid: NetworkGrid, region: Box) -> dict[
     for key, mask in masks.items():
         shared = intersect(mask.box, box)
         inner = tuple(slice(part.start - at, part.stop - at) for part, at in zip(shared, mask.start, strict=True))
-        clipped[key] = PackedMask.from_array(mask.unpack()[inner], tuple(part.start for part in shared))  # type: ignore[arg-type]
+        clipped[key] = PackedMask.from_array(mask.unpack()[inner], tuple(part.start for part in shared))
     return clipped
 
 
