@@ -108,7 +108,9 @@ def test_an_unknown_structure_is_refused(tmp_path: Path) -> None:
         read_decathlon(write_decathlon(tmp_path / "liver"), {1: ("livre",)}, ["livre"], SPACE)
 
 
-@pytest.mark.parametrize("text", ["{", "{}", '{"datasets": [{"folder": "x"}]}', '{"datasets": 3}', "[]"])
+@pytest.mark.parametrize(
+    "text", ["{", "{}", '{"datasets": [{"folder": "x"}]}', '{"datasets": 3}', "[]", '{"datasets": []}']
+)
 def test_a_damaged_collection_file_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "collection.json").write_text(text)
     with pytest.raises(CollectionError, match=r"collection\.json"):

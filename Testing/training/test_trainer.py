@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from partial_cases import SPACE, cached_case, cached_cases, tiny_recipe
+from partial_cases import SPACE, cached_case, cached_cases, tiny_recipe, write_collection
 from PartialSegTraining.recipe import Recipe, load_recipe, recipe_names
 from PartialSegTraining.schedules import averaging_decay, learning_rate
 from PartialSegTraining.state import load_checkpoint, new_state, save_checkpoint
-from PartialSegTraining.trainer import Trainer, choose_device, run
+from PartialSegTraining.trainer import Trainer, choose_device, run, train
 from PartialSegTraining.validation import Validator, split_cases
 
+from PartialSegLib.bundle import ModelBundle
 from PartialSegLib.errors import CancelledError, CollectionError
 from PartialSegLib.progress import Monitor, Progress
 
@@ -74,6 +75,38 @@ def test_a_time_limit_leaves_a_checkpoint_to_go_on_from(tmp_path: Path) -> None:
     assert resumed.state.step == 0
     run(resumed, tmp_path)
     assert resumed.state.step == recipe.optimization.total_steps
+
+
+def test_a_training_goes_from_files_to_a_bundle_over_an_interruption(tmp_path: Path) -> None:
+    collection, recipe = write_collection(tmp_path / "collection", cases=2), short_recipe()
+    whole = train(recipe, collection, tmp_path / "whole", device="cpu")
+    assert whole.finished
+    with pytest.raises(CancelledError):
+        train(recipe, collection, tmp_path / "parts", device="cpu", monitor=cancelling(2))
+    stopped = train(recipe, collection, tmp_path / "parts", device="cpu", max_minutes=0.0)
+    assert not stopped.finished
+    resumed = train(recipe, collection, tmp_path / "parts", device="cpu")
+
+    first, second = ModelBundle.open(whole.bundle), ModelBundle.open(resumed.bundle)
+    assert first.card == second.card
+    assert first.card.weights["sha256"] == second.card.weights["sha256"]
+    assert first.card.window == recipe.sampling.window
+    assert first.card.preprocessing == recipe.preprocessing
+    assert first.card.provenance["annotated_cases_per_task"]["liver"] == 2
+    assert first.card.provenance["annotated_cases_per_task"]["spleen"] == 0
+    assert same(first.load_network(), second.load_network())
+
+
+def test_a_restarted_training_ignores_the_checkpoint(tmp_path: Path) -> None:
+    collection, recipe = write_collection(tmp_path / "collection", cases=1), short_recipe(2)
+    train(recipe, collection, tmp_path / "run", device="cpu")
+    before = (tmp_path / "run" / "log.jsonl").read_text()
+    train(recipe, collection, tmp_path / "run", device="cpu", resume=False)
+    losses = [
+        [json.loads(line)["loss"] for line in text.splitlines()]
+        for text in (before, (tmp_path / "run" / "log.jsonl").read_text())
+    ]
+    assert losses[0] == losses[1]
 
 
 def test_training_lowers_the_loss(tmp_path: Path) -> None:

@@ -180,6 +180,8 @@ def read_collection(root: str | Path, space: LabelSpace) -> list[Case]:
         raise CollectionError(
             f"{path} is incomplete: {error!r}.", "Each dataset needs 'folder', 'labels' and 'annotated'."
         ) from error
+    if not cases:
+        raise CollectionError(f"{path} lists no dataset.", "Run what makes the collection again, to its end.")
     _refuse_duplicates(cases, path)
     return cases
 
