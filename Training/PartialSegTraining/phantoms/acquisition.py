@@ -15,7 +15,7 @@ from PartialSegTraining.phantoms.canvas import Planes
 from PartialSegTraining.phantoms.fields import stream
 
 #: Slices thicker than this are averaged from three planes, in millimetres.
-_THIN = 2.4
+_THIN = 2.6
 _SHORTEST = 170.0
 _LOWEST, _HIGHEST = -262.0, 285.0
 
@@ -82,19 +82,19 @@ class Scan:
         thickness = float(rng.choice((1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0)))
         center = np.array([0.0, 14.0 * scale[1]]) + rng.uniform(-8.0, 8.0, 2)
         if shape is not None:
-            spacing = spacing or (view / shape[2], view / shape[2], (high - low) / shape[0])
+            pixel = round(view / shape[2], 4)
+            spacing = spacing or (pixel, pixel, round((high - low) / shape[0], 4))
         else:
-            spacing = spacing or (view / matrix, view / matrix, thickness)
+            pixel = round(view / matrix, 4)
+            spacing = spacing or (pixel, pixel, thickness)
             shape = (round((high - low) / spacing[2]), round(view / spacing[1]), round(view / spacing[0]))
         # The lower end is kept: coverage that is too short for the shape loses the upper end.
-        origin = (
-            float(center[0] - spacing[0] * (shape[2] - 1) / 2),
-            float(center[1] - spacing[1] * (shape[1] - 1) / 2),
-            float(low + spacing[2] / 2),
-        )
+        extent = np.array(spacing) * (np.array(shape[::-1]) - 1)
+        start = np.array([center[0] - extent[0] / 2, center[1] - extent[1] / 2, low + spacing[2] / 2])
+        x, y, z = (round(float(value), 3) for value in start)
         noise = float(rng.uniform(7.0, 16.0) * np.clip(2.0 / spacing[2], 0.6, 1.4) ** 0.5)
         return cls(
-            Geometry(shape, spacing, origin), 1 if spacing[2] <= _THIN else 3, noise, float(rng.uniform(0.35, 0.6))
+            Geometry(shape, spacing, (x, y, z)), 1 if spacing[2] <= _THIN else 3, noise, float(rng.uniform(0.35, 0.6))
         )
 
     @property

@@ -24,7 +24,7 @@ _TABLE: dict[str, tuple[float, float, float, float]] = {
     "myocardium": (45, 105, 110, 95),
     "liver": (58, 78, 112, 92),
     "liver_tumor": (38, 46, 62, 60),
-    "liver_tumor_rim": (45, 95, 96, 82),
+    "liver_tumor_rim": (45, 112, 84, 74),
     "spleen": (48, 122, 124, 106),
     "pancreas": (40, 108, 98, 82),
     "pancreas_tumor": (36, 55, 58, 58),

@@ -213,7 +213,7 @@ def _paint_liver_tumor(
     """Paint a dark lump; some have a bright rim, which belongs to the tumor."""
     contrast = patient.contrast
     if rimmed:
-        paint_lesion(canvas, lesion, contrast["liver_tumor_rim"], 90.0, Tissue.LIVER_TUMOR, within)
+        paint_lesion(canvas, lesion, contrast["liver_tumor_rim"], 45.0, Tissue.LIVER_TUMOR, within)
     else:
         paint_lesion(canvas, lesion, contrast["liver_tumor"], 12.0, Tissue.LIVER_TUMOR, within)
 
