@@ -1,0 +1,71 @@
+"""The commands of the training room, called as the main command line calls them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import pytest
+from partial_cases import write_collection
+from PartialSegTraining import cli
+
+from PartialSegLib.bundle import ModelBundle
+from PartialSegLib.errors import CollectionError
+
+
+def call(*words: str) -> int:
+    parser = argparse.ArgumentParser()
+    cli.register(parser.add_subparsers())
+    arguments = parser.parse_args(words)
+    status: int = arguments.run(arguments)
+    return status
+
+
+def tiny_recipe_file(tmp_path: Path) -> Path:
+    text = (Path(cli.__file__).parent / "recipes" / "phantom-tiny.toml").read_text()
+    path = tmp_path / "recipe.toml"
+    path.write_text(text.replace("[32, 32, 32]", "[16, 16, 16]"))
+    return path
+
+
+def test_train_writes_a_bundle_and_reports_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    collection = write_collection(tmp_path / "collection", cases=1)
+    recipe, output = tiny_recipe_file(tmp_path), tmp_path / "run"
+    words = ("train", str(recipe), "--collection", str(collection), "--output", str(output), "--device", "cpu")
+    assert call(*words, "--steps", "2", "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["steps"], report["total_steps"]) == (2, 2)
+    assert ModelBundle.open(report["bundle"]).card.provenance["steps"] == 2
+
+    assert call(*words, "--steps", "3") == 0
+    assert "3 of 3 steps, finished" in capsys.readouterr().out
+    assert len((output / "log.jsonl").read_text().splitlines()) == 3
+
+
+def test_train_with_a_time_limit_says_how_to_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    collection = write_collection(tmp_path / "collection", cases=1)
+    words = (
+        "train",
+        str(tiny_recipe_file(tmp_path)),
+        "--collection",
+        str(collection),
+        "--output",
+        str(tmp_path / "run"),
+    )
+    assert call(*words, "--device", "cpu", "--max-minutes", "1e-9") == 0
+    assert "0 of 12 steps, not finished: run the same command to go on" in capsys.readouterr().out
+
+
+def test_a_time_limit_of_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CollectionError, match="--max-minutes 0"):
+        call("train", "phantom-tiny", "--output", str(tmp_path), "--max-minutes", "0")
+
+
+def test_a_recipe_without_phantoms_needs_a_collection(tmp_path: Path) -> None:
+    path = tiny_recipe_file(tmp_path)
+    text = path.read_text()
+    start = text.index("[phantoms]")
+    path.write_text(text[:start] + text[text.index("[network]") :])
+    with pytest.raises(CollectionError, match="--collection"):
+        call("train", str(path), "--output", str(tmp_path / "run"))

@@ -1,0 +1,215 @@
+"""``partialseg train`` and ``partialseg phantom``: the command line of this room.
+
+The main command line finds :func:`register` through the entry point group ``partialseg.commands``.
+Nothing heavy is imported before a command runs, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PartialSegLib.errors import CollectionError
+
+if TYPE_CHECKING:
+    from PartialSegLib.progress import Monitor
+    from PartialSegTraining.recipe import Recipe
+
+
+def register(subparsers: Any) -> None:
+    """Add the commands to the main command line."""
+    _register_train(subparsers)
+    _register_phantom(subparsers)
+
+
+def _register_train(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "train",
+        help="train a model on partially labelled cases",
+        description="Train a model by a recipe and write it as a bundle. Stopped with Ctrl+C or by --max-minutes, "
+        "the same command goes on exactly where it was.",
+    )
+    parser.add_argument("recipe", help="name of a recipe of the repository (phantom-dodnet ...), or a TOML file")
+    parser.add_argument(
+        "--collection",
+        type=Path,
+        metavar="DIR",
+        help="partially labelled collection; without it, the recipe's phantoms are made in OUTPUT/collection",
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of this training")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda ... (default: auto)")
+    parser.add_argument("--steps", type=int, metavar="N", help="length of the training, in place of the recipe's")
+    parser.add_argument("--max-minutes", type=float, metavar="M", help="stop after this time, to go on later")
+    parser.add_argument("--workers", type=int, metavar="N", help="threads that prepare cases (default: one a core)")
+    again = parser.add_mutually_exclusive_group()
+    again.add_argument("--resume", action="store_true", help="go on from the last checkpoint, if any (default)")
+    again.add_argument("--restart", action="store_true", help="start anew")
+    parser.add_argument("--json", action="store_true", help="print a report as JSON")
+    parser.set_defaults(run=run_train)
+
+
+def _register_phantom(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "phantom",
+        help="make synthetic CT with known truth",
+        description="Make synthetic CT with known truth: a partially labelled collection, or one patient.",
+    )
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
+    collection = kinds.add_parser("collection", help="partially labelled datasets and a fully annotated test set")
+    collection.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of the collection")
+    collection.add_argument("--cases-per-task", type=int, default=24, metavar="N", help="default: 24")
+    collection.add_argument("--test-cases", type=int, default=8, metavar="N", help="default: 8")
+    collection.add_argument("--seed", type=int, default=0, help="decides every case (default: 0)")
+    collection.add_argument("--workers", type=int, metavar="N", help="processes (default: one a core)")
+    collection.add_argument("--json", action="store_true", help="print a report as JSON")
+    collection.set_defaults(run=run_phantom_collection)
+    patient = kinds.add_parser("patient", help="one patient with every structure")
+    patient.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of the patient")
+    patient.add_argument("--seed", type=int, default=0, help="decides the patient (default: 0)")
+    patient.add_argument("--dicom", action="store_true", help="write the scan as a DICOM series too")
+    patient.add_argument("--json", action="store_true", help="print a report as JSON")
+    patient.set_defaults(run=run_phantom_patient)
+
+
+def run_train(arguments: argparse.Namespace) -> int:
+    """Carry out ``partialseg train`` and return its exit status."""
+    from PartialSegTraining.recipe import load_recipe
+    from PartialSegTraining.trainer import train
+
+    recipe = load_recipe(arguments.recipe)
+    for name, value in (("--steps", arguments.steps), ("--max-minutes", arguments.max_minutes)):
+        if value is not None and value <= 0:
+            raise CollectionError(f"{name} {value} leaves nothing to do.", "Give more than 0.")
+    if arguments.steps is not None:
+        recipe = recipe.with_steps(arguments.steps)
+    with terminal_monitor() as monitor:
+        collection = arguments.collection or _own_collection(recipe, arguments, monitor)
+        result = train(
+            recipe,
+            collection,
+            arguments.output,
+            device=arguments.device,
+            monitor=monitor,
+            resume=not arguments.restart,
+            max_minutes=arguments.max_minutes,
+            workers=arguments.workers,
+        )
+    state = "finished" if result.finished else "not finished: run the same command to go on"
+    _report(
+        arguments,
+        {"bundle": str(result.bundle), "steps": result.steps, "total_steps": result.total_steps},
+        f"{result.bundle}: {result.steps} of {result.total_steps} steps, {state}.",
+    )
+    return 0
+
+
+def run_phantom_collection(arguments: argparse.Namespace) -> int:
+    """Carry out ``partialseg phantom collection`` and return its exit status."""
+    with terminal_monitor() as monitor:
+        path = _write_collection(
+            arguments.output,
+            arguments.cases_per_task,
+            arguments.test_cases,
+            arguments.seed,
+            arguments.workers,
+            monitor,
+        )
+    _report(arguments, {"collection": str(path.parent)}, f"{path.parent} is ready.")
+    return 0
+
+
+def run_phantom_patient(arguments: argparse.Namespace) -> int:
+    """Carry out ``partialseg phantom patient`` and return its exit status."""
+    from PartialSegLib.images import write_image
+    from PartialSegLib.segmentationfiles import write_segmentation
+    from PartialSegTraining.phantoms import generate_phantom, write_dicom_series
+
+    phantom, folder = generate_phantom(arguments.seed), arguments.output
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CollectionError(f"{folder} cannot be made: {error.strerror}.", "Choose another folder.") from error
+    # The layout of a test case, so that the patient can be scored as one.
+    write_image(phantom.image, folder / "image.nii.gz")
+    write_segmentation(phantom.segmentation(), folder / "segmentations")
+    if arguments.dicom:
+        write_dicom_series(phantom.image, folder / "dicom", seed=arguments.seed)
+    volumes = {
+        key: round(int(mask.sum()) * phantom.image.geometry.voxel_volume / 1000.0, 1)
+        for key, mask in phantom.masks.items()
+    }
+    _report(arguments, {"patient": str(folder), "phase": phantom.phase, "volumes_ml": volumes}, f"{folder} is ready.")
+    return 0
+
+
+def _own_collection(recipe: Recipe, arguments: argparse.Namespace, monitor: Monitor) -> Path:
+    """Make the phantoms of the recipe, or what is missing of them, in the folder of the training."""
+    phantoms = recipe.phantoms
+    if phantoms is None:
+        raise CollectionError(
+            f"Recipe '{recipe.name}' brings no cases.", "Name a partially labelled collection with --collection."
+        )
+    folder = arguments.output / "collection"
+    _write_collection(folder, phantoms.cases_per_task, phantoms.test_cases, phantoms.seed, arguments.workers, monitor)
+    return folder
+
+
+def _write_collection(
+    folder: Path, cases_per_task: int, test_cases: int, seed: int, workers: int | None, monitor: Monitor
+) -> Path:
+    from PartialSegTraining.phantoms.collection import write_collection
+
+    return write_collection(
+        folder,
+        cases_per_task=cases_per_task,
+        test_cases=test_cases,
+        seed=seed,
+        workers=workers or os.cpu_count() or 1,
+        monitor=monitor,
+    )
+
+
+def _report(arguments: argparse.Namespace, document: dict[str, Any], sentence: str) -> None:
+    print(json.dumps(document, indent=1) if arguments.json else sentence)
+
+
+@contextmanager
+def terminal_monitor() -> Iterator[Monitor]:
+    """Yield a monitor with a progress bar per stage on stderr; Ctrl+C cancels it, a second one kills."""
+    from tqdm import tqdm
+
+    from PartialSegLib.progress import Monitor, Progress
+
+    bars: dict[str, tqdm[Any]] = {}
+
+    def show(progress: Progress) -> None:
+        if progress.stage not in bars:
+            for bar in bars.values():
+                bar.close()
+            # The first value is what an earlier run had done: the pace counts from there.
+            bars[progress.stage] = tqdm(
+                total=progress.total, initial=progress.done, desc=progress.stage, file=sys.stderr, disable=None
+            )
+        bar = bars[progress.stage]
+        bar.update(progress.done - bar.n)
+
+    monitor = Monitor(show)
+
+    def interrupt(signum: int, frame: object) -> None:
+        monitor.cancel()
+        signal.signal(signal.SIGINT, previous)
+
+    previous = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield monitor
+    finally:
+        signal.signal(signal.SIGINT, previous)
+        for bar in bars.values():
+            bar.close()
