@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -89,8 +90,13 @@ def run_train(arguments: argparse.Namespace) -> int:
             raise CollectionError(f"{name} {value} leaves nothing to do.", "Give more than 0.")
     if arguments.steps is not None:
         recipe = recipe.with_steps(arguments.steps)
+    started = time.monotonic()
     with terminal_monitor() as monitor:
         collection = arguments.collection or _own_collection(recipe, arguments, monitor)
+        minutes = arguments.max_minutes
+        if minutes is not None:
+            # Making the phantoms counts too.
+            minutes -= (time.monotonic() - started) / 60.0
         result = train(
             recipe,
             collection,
@@ -98,7 +104,7 @@ def run_train(arguments: argparse.Namespace) -> int:
             device=arguments.device,
             monitor=monitor,
             resume=not arguments.restart,
-            max_minutes=arguments.max_minutes,
+            max_minutes=minutes,
             workers=arguments.workers,
         )
     state = "finished" if result.finished else "not finished: run the same command to go on"

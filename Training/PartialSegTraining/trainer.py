@@ -89,7 +89,7 @@ class Trainer:
     def step(self) -> DoDNetLoss:
         """Make one step and return its loss, detached; nothing waits for the device."""
         state, plan = self.state, self.recipe.optimization
-        batch = self._batch(state.step)
+        batch = self.batch(state.step)
         rate = learning_rate(
             state.step,
             peak=plan.learning_rate,
@@ -114,7 +114,7 @@ class Trainer:
         state.update_average(plan.average)
         return DoDNetLoss(loss.dice.detach(), loss.bce.detach())
 
-    def _batch(self, step: int) -> Batch:
+    def batch(self, step: int) -> Batch:
         """Cut and change the windows of a step: a function of the seed and the step alone."""
         seed, size = self.recipe.optimization.seed, self.recipe.sampling.batch
         changes = [
