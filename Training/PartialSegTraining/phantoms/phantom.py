@@ -1,7 +1,8 @@
 """One synthetic patient: a CT in Hounsfield units with the true mask of every structure.
 
 Called by the collection writer, the command line and tests. The same seed and options give the
-same voxels, whatever was generated before.
+same voxels, whatever was generated before (on another processor, single ones may be rounded
+differently by 1 HU).
 """
 
 from __future__ import annotations

@@ -98,7 +98,7 @@ def _paint_walls(canvas: Canvas, slab: Slab, contrast: Contrast) -> None:
     bumps = canvas.noise("bumps", slab.region)
     back = np.clip(y * (1.0 / 60.0), 0.0, 1.0)
     narrowing = 130.0 - cavity_half_axes(z)[0]
-    muscle = 9.0 + 24.0 * np.exp(-np.square(np.square(x * (1.0 / 72.0)))) * back + 0.75 * narrowing + 0.6 * swell
+    muscle = 9.0 + 23.0 * np.exp(-np.square(np.square(x * (1.0 / 92.0)))) * back + 0.75 * narrowing + 0.6 * swell
     skin = wall - muscle - canvas.frame.fat * (1.0 + 0.07 * swell + 0.2 * back)
     fat = -103.0 + 4.0 * bumps
     canvas.blend(slab.region, skin, 5.0)
