@@ -68,11 +68,15 @@ def replacing_folder(folder: str | Path) -> Iterator[Path]:
     OSError
         When the parent is missing or not writable, or the disk is full; an older folder is left as
         it was.
+
+    Notes
+    -----
+    Folders cannot be exchanged in one step. A process that is killed between the two renames leaves
+    the older folder, complete, beside the name, under a name that ends in ``.old``.
     """
     folder = Path(folder)
     token = secrets.token_hex(4)
     unfinished = folder.with_name(f".{folder.name}.{token}.part")
-    older = folder.with_name(f".{folder.name}.{token}.old")
     unfinished.mkdir()
     try:
         yield unfinished
@@ -80,14 +84,21 @@ def replacing_folder(folder: str | Path) -> Iterator[Path]:
             if path.is_file():
                 with path.open("rb+") as stream:
                     os.fsync(stream.fileno())
-        if folder.exists():
-            os.replace(folder, older)
-        try:
-            os.replace(unfinished, folder)
-        except BaseException:
-            if older.exists():
-                os.replace(older, folder)
-            raise
+        _take_place(unfinished, folder, folder.with_name(f".{folder.name}.{token}.old"))
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-        shutil.rmtree(older, ignore_errors=True)
+
+
+def _take_place(unfinished: Path, folder: Path, aside: Path) -> None:
+    """Rename `unfinished` to `folder`; what was there is deleted once that has worked, never before."""
+    try:
+        os.replace(folder, aside)
+    except FileNotFoundError:
+        os.replace(unfinished, folder)
+        return
+    try:
+        os.replace(unfinished, folder)
+    except BaseException:
+        os.replace(aside, folder)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
