@@ -174,7 +174,8 @@ def _draw_legend(canvas: Canvas, segmentation: Segmentation, panel: Panel, title
     rows = _in_groups(segmentation.structures)
     height = min(46 * unit, (panel.top + panel.height - y) / max(1, len(rows)))
     for structure, nested in rows:
-        _legend_row(canvas, segmentation, structure, Panel(panel.left, round(y), panel.width, round(height)), nested)
+        row = Panel(panel.left, round(y), panel.width, round(height))
+        _legend_row(canvas, segmentation, structure, row, nested, unit)
         y += height
 
 
@@ -190,11 +191,13 @@ def _in_groups(structures: tuple[Structure, ...]) -> list[tuple[Structure, bool]
     return rows
 
 
-def _legend_row(canvas: Canvas, segmentation: Segmentation, structure: Structure, row: Panel, nested: bool) -> None:
-    """Draw swatch, name and volume of one structure; the row's height gives the size of the text."""
-    middle, size = row.top + row.height / 2, 0.43 * row.height
-    left = row.left + (0.55 * row.height if nested else 0.0)
-    swatch = 0.44 * row.height
+def _legend_row(
+    canvas: Canvas, segmentation: Segmentation, structure: Structure, row: Panel, nested: bool, unit: float
+) -> None:
+    """Draw swatch, name and volume of one structure; text is smaller where rows are narrow."""
+    middle, size = row.top + row.height / 2, min(20 * unit, 0.66 * row.height)
+    left = row.left + (1.25 * size if nested else 0.0)
+    swatch = size
     present = segmentation.masks[structure.key].count > 0
     color: Color = (structure.color[0] / 255, structure.color[1] / 255, structure.color[2] / 255)
     strength = 1.0 if present else 0.3
@@ -206,8 +209,8 @@ def _legend_row(canvas: Canvas, segmentation: Segmentation, structure: Structure
     volume = _volume(segmentation.volume_ml(structure.key)) if present else "not found"
     right = row.left + row.width
     canvas.text(volume, right, middle, size, _PLAIN if present else _DIM, anchor="right")
-    start = left + swatch + 0.3 * row.height
-    room = right - text_width(volume, size) - 0.4 * row.height - start
+    start = left + swatch + 0.7 * size
+    room = right - text_width(volume, size) - 0.9 * size - start
     canvas.fitted_text(structure.name, start, middle, size, _BRIGHT if present else _DIM, room)
 
 

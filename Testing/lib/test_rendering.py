@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import builtins
 import itertools
 import math
@@ -17,14 +18,16 @@ from vtkmodules.util.numpy_support import vtk_to_numpy
 from vtkmodules.vtkFiltersCore import vtkMassProperties
 from vtkmodules.vtkIOImage import vtkPNGReader
 
-from PartialSegLib.errors import MissingExtraError, SegmentationError
-from PartialSegLib.images import Geometry, Image
+from PartialSegLib.errors import MissingExtraError, PartialSegError, SegmentationError
+from PartialSegLib.images import Geometry, Image, write_image
 from PartialSegLib.rendering import opengl, overview, render_overview
 from PartialSegLib.rendering.canvas import Canvas, text_width
+from PartialSegLib.rendering.command import register
 from PartialSegLib.rendering.opengl import OpenGLError
 from PartialSegLib.rendering.slices import Views
 from PartialSegLib.rendering.surfaces import bone_surface, draw_surfaces, structure_surfaces
 from PartialSegLib.segmentation import Segmentation
+from PartialSegLib.segmentationfiles import write_segmentation
 from PartialSegLib.structures import catalogue
 
 SPACING = (3.0, 3.0, 6.0)
@@ -291,3 +294,42 @@ def test_structures_inside_others_follow_them_in_the_legend() -> None:
         ("colon_tumor", False),
         ("kidney_tumor", False),
     ]
+
+
+def command(*arguments: str | Path) -> int:
+    parser = argparse.ArgumentParser()
+    register(parser.add_subparsers())
+    parsed = parser.parse_args(["render", *map(str, arguments)])
+    return int(parsed.run(parsed))
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[Path, Path]:
+    """The patient as an image file and a segmentation file."""
+    image, segmentation = patient()
+    write_image(image, tmp_path / "scan.nii.gz")
+    write_segmentation(segmentation, tmp_path / "scan.seg.nrrd")
+    return tmp_path / "scan.nii.gz", tmp_path / "scan.seg.nrrd"
+
+
+def test_the_command_draws_files(
+    files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(opengl, "_window_class", lambda: None)
+    output = files[0].with_name("picture.png")
+    assert command(*files, "-o", output, "--size", "1000x600") == 0
+    assert read_png(output).shape == (600, 1000, 3)
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == str(output)
+    assert "OpenGL" in second
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [(["--size", "large"], "no size"), (["--window", "0"], "shows nothing"), (["-o", "picture.jpg"], "no PNG")],
+)
+def test_an_impossible_option_is_refused_in_one_sentence(
+    files: tuple[Path, Path], option: list[str], words: str
+) -> None:
+    with pytest.raises(PartialSegError, match=words):
+        command(*files, "-o", "picture.png", *option)
