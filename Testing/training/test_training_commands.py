@@ -6,12 +6,15 @@ import argparse
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
-from partial_cases import write_collection
+from partial_cases import SPACE, write_collection
 from PartialSegTraining import cli
+from PartialSegTraining.cases import read_mask_folders
 
 from PartialSegLib.bundle import ModelBundle
 from PartialSegLib.errors import CollectionError
+from PartialSegLib.images import read_image
 
 
 def call(*words: str) -> int:
@@ -69,3 +72,26 @@ def test_a_recipe_without_phantoms_needs_a_collection(tmp_path: Path) -> None:
     path.write_text(text[:start] + text[text.index("[network]") :])
     with pytest.raises(CollectionError, match="--collection"):
         call("train", str(path), "--output", str(tmp_path / "run"))
+
+
+def test_a_recipe_makes_its_own_phantoms_and_learns_every_task_from_them(tmp_path: Path) -> None:
+    words = ("train", "phantom-tiny", "--output", str(tmp_path), "--device", "cpu", "--workers", "1", "--steps", "3")
+    assert call(*words) == 0
+    card = ModelBundle.open(tmp_path / "phantom-tiny").card
+    assert set(card.provenance["annotated_cases_per_task"].values()) == {1}
+    assert len(list((tmp_path / "collection" / "test").iterdir())) == 1
+
+
+def test_a_phantom_patient_is_a_test_case_and_a_dicom_series(tmp_path: Path) -> None:
+    words = ("phantom", "patient", "--output", str(tmp_path / "patient"), "--seed", "3", "--dicom")
+    assert call(*words, "--spacing", "4", "4", "5") == 0
+    (case,) = read_mask_folders(tmp_path, SPACE)
+    image, masks = case.load()
+    assert set(masks) == {structure.key for structure in SPACE.structures}
+    scan = read_image(tmp_path / "patient" / "dicom")
+    np.testing.assert_array_equal(scan.voxels, image.voxels)
+
+
+def test_a_collection_without_cases_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CollectionError, match="'cases_per_task' is 0"):
+        call("phantom", "collection", "--output", str(tmp_path), "--cases-per-task", "0")

@@ -21,7 +21,7 @@ from PartialSegLib.errors import CollectionError
 
 if TYPE_CHECKING:
     from PartialSegLib.progress import Monitor
-    from PartialSegTraining.recipe import Recipe
+    from PartialSegTraining.recipe import PhantomRecipe, Recipe
 
 
 def register(subparsers: Any) -> None:
@@ -68,15 +68,27 @@ def _register_phantom(subparsers: Any) -> None:
     collection.add_argument("--cases-per-task", type=int, default=24, metavar="N", help="default: 24")
     collection.add_argument("--test-cases", type=int, default=8, metavar="N", help="default: 8")
     collection.add_argument("--seed", type=int, default=0, help="decides every case (default: 0)")
+    _add_spacing(collection)
     collection.add_argument("--workers", type=int, metavar="N", help="processes (default: one a core)")
     collection.add_argument("--json", action="store_true", help="print a report as JSON")
     collection.set_defaults(run=run_phantom_collection)
     patient = kinds.add_parser("patient", help="one patient with every structure")
     patient.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of the patient")
     patient.add_argument("--seed", type=int, default=0, help="decides the patient (default: 0)")
+    _add_spacing(patient)
     patient.add_argument("--dicom", action="store_true", help="write the scan as a DICOM series too")
     patient.add_argument("--json", action="store_true", help="print a report as JSON")
     patient.set_defaults(run=run_phantom_patient)
+
+
+def _add_spacing(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--spacing",
+        type=float,
+        nargs=3,
+        metavar=("X", "Y", "Z"),
+        help="voxel spacing in millimetres (default: drawn at random, slices of 1 to 5 mm)",
+    )
 
 
 def run_train(arguments: argparse.Namespace) -> int:
@@ -118,15 +130,15 @@ def run_train(arguments: argparse.Namespace) -> int:
 
 def run_phantom_collection(arguments: argparse.Namespace) -> int:
     """Carry out ``partialseg phantom collection`` and return its exit status."""
+    from PartialSegTraining.recipe import PhantomRecipe
+
+    try:
+        spacing = None if arguments.spacing is None else tuple(arguments.spacing)
+        phantoms = PhantomRecipe(arguments.cases_per_task, arguments.test_cases, arguments.seed, spacing)
+    except ValueError as error:
+        raise CollectionError(f"Such a collection is impossible: {error}.") from error
     with terminal_monitor() as monitor:
-        path = _write_collection(
-            arguments.output,
-            arguments.cases_per_task,
-            arguments.test_cases,
-            arguments.seed,
-            arguments.workers,
-            monitor,
-        )
+        path = _write_collection(phantoms, arguments.output, arguments.workers, monitor)
     _report(arguments, {"collection": str(path.parent)}, f"{path.parent} is ready.")
     return 0
 
@@ -137,7 +149,7 @@ def run_phantom_patient(arguments: argparse.Namespace) -> int:
     from PartialSegLib.segmentationfiles import write_segmentation
     from PartialSegTraining.phantoms import generate_phantom, write_dicom_series
 
-    phantom, folder = generate_phantom(arguments.seed), arguments.output
+    phantom, folder = generate_phantom(arguments.seed, spacing=arguments.spacing), arguments.output
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -157,26 +169,22 @@ def run_phantom_patient(arguments: argparse.Namespace) -> int:
 
 def _own_collection(recipe: Recipe, arguments: argparse.Namespace, monitor: Monitor) -> Path:
     """Make the phantoms of the recipe, or what is missing of them, in the folder of the training."""
-    phantoms = recipe.phantoms
-    if phantoms is None:
+    if recipe.phantoms is None:
         raise CollectionError(
             f"Recipe '{recipe.name}' brings no cases.", "Name a partially labelled collection with --collection."
         )
-    folder = arguments.output / "collection"
-    _write_collection(folder, phantoms.cases_per_task, phantoms.test_cases, phantoms.seed, arguments.workers, monitor)
-    return folder
+    return _write_collection(recipe.phantoms, arguments.output / "collection", arguments.workers, monitor).parent
 
 
-def _write_collection(
-    folder: Path, cases_per_task: int, test_cases: int, seed: int, workers: int | None, monitor: Monitor
-) -> Path:
-    from PartialSegTraining.phantoms.collection import write_collection
+def _write_collection(phantoms: PhantomRecipe, folder: Path, workers: int | None, monitor: Monitor) -> Path:
+    from PartialSegTraining.phantoms import write_collection
 
     return write_collection(
         folder,
-        cases_per_task=cases_per_task,
-        test_cases=test_cases,
-        seed=seed,
+        cases_per_task=phantoms.cases_per_task,
+        test_cases=phantoms.test_cases,
+        seed=phantoms.seed,
+        spacing=phantoms.spacing,
         workers=workers or os.cpu_count() or 1,
         monitor=monitor,
     )

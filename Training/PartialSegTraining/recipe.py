@@ -20,6 +20,7 @@ import numpy as np
 
 from PartialSegLib.bundle import Preprocessing
 from PartialSegLib.errors import CollectionError, PartialSegError
+from PartialSegLib.images import Vector
 from PartialSegLib.structures import LabelSpace
 from PartialSegTraining.tables import read_table, require
 
@@ -54,15 +55,20 @@ class PhantomRecipe:
         Fully annotated cases that are never trained on.
     seed : int
         Decides every phantom.
+    spacing : tuple of float, optional
+        Voxel spacing (x, y, z) of all of them in millimetres; drawn per case when not given.
     """
 
     cases_per_task: int
     test_cases: int
     seed: int
+    spacing: Vector | None = None
 
     def __post_init__(self) -> None:
         require(self.cases_per_task >= 1, "cases_per_task", self.cases_per_task, "at least 1")
         require(self.test_cases >= 0, "test_cases", self.test_cases, "at least 0")
+        require(self.seed >= 0, "seed", self.seed, "at least 0")
+        require(min(self.spacing or (1.0,)) > 0, "spacing", self.spacing, "positive")
 
 
 @dataclass(frozen=True)
