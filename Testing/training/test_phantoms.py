@@ -12,7 +12,13 @@ import numpy as np
 import pydicom
 import pytest
 from PartialSegTraining.cases import read_collection, read_mask_folders
-from PartialSegTraining.phantoms import Phantom, generate_phantom, write_collection, write_dicom_series
+from PartialSegTraining.phantoms import (
+    GENERATOR_VERSION,
+    Phantom,
+    generate_phantom,
+    write_collection,
+    write_dicom_series,
+)
 from PartialSegTraining.phantoms.acquisition import Scan
 from PartialSegTraining.phantoms.contrast import PHASES, Contrast
 from PartialSegTraining.phantoms.fields import SmoothField
@@ -67,6 +73,19 @@ def test_the_same_seed_gives_the_same_voxels() -> None:
     np.testing.assert_array_equal(first.image.voxels, second.image.voxels)
     for key, mask in first.masks.items():
         np.testing.assert_array_equal(mask, second.masks[key])
+
+
+def test_the_generator_is_the_one_of_its_version() -> None:
+    """Fails when the same seed gives another patient: then raise GENERATOR_VERSION and renew the file."""
+    expected = json.loads((Path(__file__).parents[1] / "data" / "phantom.json").read_text())
+    phantom = generate_phantom(expected["seed"], spacing=COARSE)
+    assert expected["version"] == GENERATOR_VERSION
+    assert list(phantom.image.voxels.shape) == expected["shape"]
+    assert phantom.phase == expected["phase"]
+    assert phantom.image.voxels.mean() == pytest.approx(expected["mean_hu"], abs=0.05)
+    volumes = {key: milliliters(phantom, key) for key in phantom.masks}
+    # Another processor may round single voxels differently.
+    assert volumes == pytest.approx(expected["volumes_ml"], rel=0.01, abs=0.3)
 
 
 def test_another_seed_gives_another_patient() -> None:
@@ -312,6 +331,21 @@ def test_another_collection_is_not_overwritten(collection: Path) -> None:
         write_collection(collection, cases_per_task=1, test_cases=1, seed=4)
     with pytest.raises(CollectionError, match="impossible"):
         write_collection(collection, cases_per_task=0, test_cases=1, seed=4, spacing=TOY)
+
+
+def test_cancelling_several_processes_keeps_what_they_finished(tmp_path: Path) -> None:
+    monitor = Monitor(lambda progress: monitor.cancel() if progress.done == 1 else None)
+    with pytest.raises(CancelledError):
+        write_collection(tmp_path, cases_per_task=2, test_cases=0, seed=7, spacing=TOY, workers=2, monitor=monitor)
+    files = list(tmp_path.rglob("*.nii.gz"))
+    assert 4 <= len(files) <= 8
+    assert all(read_image(file).voxels.any() for file in files)
+
+
+def test_a_folder_that_cannot_be_made_is_reported(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(CollectionError, match="file"):
+        write_collection(tmp_path / "file" / "collection", cases_per_task=1, test_cases=0, seed=1)
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,11 @@ from PartialSegTraining.phantoms.fields import stream
 
 #: Slices thicker than this are averaged from three planes, in millimetres.
 _THIN = 2.6
+#: Least coverage of a scan, and the standard heights between which scans lie, in millimetres.
 _SHORTEST = 170.0
 _LOWEST, _HIGHEST = -262.0, 285.0
+#: Standard deviation of white noise of unit deviation after a Gaussian of 0.7 pixels in the plane.
+_GRAIN_DEVIATION = 0.404
 
 
 @dataclass(frozen=True)
@@ -69,14 +72,7 @@ class Scan:
             (z, y, x); follows from field of view and coverage when not given.
         """
         rng = stream(seed, "scan")
-        low, high = (
-            float(value) for value in (
-                needed[0] + (_LOWEST - needed[0]) * rng.random() ** 2,
-                needed[1] + (_HIGHEST - needed[1]) * rng.random() ** 2,
-            )
-        )  # fmt: skip
-        short = max(_SHORTEST - (high - low), 0.0)
-        low, high = (low - short / 2) * scale[2], (high + short / 2) * scale[2]
+        low, high = (height * scale[2] for height in _random_coverage(needed, rng))
         view = float(np.clip((276.0 + 2.3 * fat) * scale[0] * rng.uniform(1.04, 1.2), 330.0, 430.0))
         matrix = int(rng.choice((192, 208, 224, 256)))
         thickness = float(rng.choice((1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0)))
@@ -93,9 +89,8 @@ class Scan:
         start = np.array([center[0] - extent[0] / 2, center[1] - extent[1] / 2, low + spacing[2] / 2])
         x, y, z = (round(float(value), 3) for value in start)
         noise = float(rng.uniform(7.0, 16.0) * np.clip(2.0 / spacing[2], 0.6, 1.4) ** 0.5)
-        return cls(
-            Geometry(shape, spacing, (x, y, z)), 1 if spacing[2] <= _THIN else 3, noise, float(rng.uniform(0.35, 0.6))
-        )
+        per_slice = 1 if spacing[2] <= _THIN else 3
+        return cls(Geometry(shape, spacing, (x, y, z)), per_slice, noise, blur=float(rng.uniform(0.35, 0.6)))
 
     @property
     def planes(self) -> Planes:
@@ -149,5 +144,9 @@ class Scan:
         return np.where(planes[:, 0] == planes[:, 2], planes[:, 0], planes[:, 1])
 
 
-#: Standard deviation of white noise of unit deviation after a Gaussian of 0.7 pixels in the plane.
-_GRAIN_DEVIATION = 0.404
+def _random_coverage(needed: tuple[float, float], rng: np.random.Generator) -> tuple[float, float]:
+    """Extend the heights that have to be shown by chance, rarely far, but to a useful length."""
+    low = needed[0] + (_LOWEST - needed[0]) * float(rng.random()) ** 2
+    high = needed[1] + (_HIGHEST - needed[1]) * float(rng.random()) ** 2
+    missing = max(_SHORTEST - (high - low), 0.0)
+    return low - missing / 2, high + missing / 2

@@ -10,10 +10,13 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -144,13 +147,8 @@ def write_collection(
     CancelledError
         When the monitor cancels; complete cases stay.
     """
+    _check(cases_per_task, test_cases, seed, workers)
     root, monitor = Path(folder), monitor or Monitor()
-    if cases_per_task < 1 or test_cases < 0 or seed < 0 or workers < 1:
-        raise CollectionError(
-            f"A collection of {cases_per_task} cases per task and {test_cases} test cases (seed {seed}, "
-            f"{workers} workers) is impossible.",
-            "Use at least 1 case per task and 1 worker, and no negative number.",
-        )
     space = LabelSpace.named("mots")
     datasets = [Dataset.of(number, task, space) for number, task in enumerate(space.tasks, start=1)]
     head = {
@@ -167,6 +165,15 @@ def write_collection(
         _write_json(root / dataset.folder / "dataset.json", _dataset_document(dataset, jobs))
     _write_json(root / DESCRIPTION, head | _collection_document(datasets, jobs))
     return root / DESCRIPTION
+
+
+def _check(cases_per_task: int, test_cases: int, seed: int, workers: int) -> None:
+    if cases_per_task < 1 or test_cases < 0 or seed < 0 or workers < 1:
+        raise CollectionError(
+            f"A collection of {cases_per_task} cases per task and {test_cases} test cases (seed {seed}, "
+            f"{workers} workers) is impossible.",
+            "Use at least 1 case per task and 1 worker, and no negative number.",
+        )
 
 
 def _plan(
@@ -189,25 +196,50 @@ def _case_seed(seed: int, place: int, number: int) -> int:
 
 def _run(jobs: list[CaseJob], total: int, workers: int, monitor: Monitor) -> None:
     """Make the missing cases, in this process or in several."""
-    done = total - len(jobs)
-    monitor.step("phantoms", done, total)
-    if workers == 1 or len(jobs) < 2:
-        for job in jobs:
-            make_case(job)
-            done += 1
-            monitor.step("phantoms", done, total)
+    done = count(total - len(jobs))
+
+    def report() -> None:
+        monitor.step("phantoms", next(done), total)
+
+    report()
+    if workers > 1 and len(jobs) > 1:
+        _run_in_processes(jobs, min(workers, len(jobs)), report)
         return
+    for job in jobs:
+        make_case(job)
+        report()
+
+
+def _run_in_processes(jobs: list[CaseJob], workers: int, report: Callable[[], None]) -> None:
+    """Make cases in several processes and report each; when reporting fails, finish what has begun."""
     # Spawned, not forked: a fork of a process with threads (torch, ITK) may hang.
     context = multiprocessing.get_context("spawn")
-    with _single_threaded(), ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context) as pool:
-        try:
-            for future in as_completed([pool.submit(make_case, job) for job in jobs]):
-                future.result()
-                done += 1
-                monitor.step("phantoms", done, total)
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
+    waiting = iter(jobs)
+    with _single_threaded(), ProcessPoolExecutor(workers, context, initializer=_ignore_interrupts) as pool:
+        # No more is submitted than runs: a cancelled collection waits for one round of cases only.
+        running = {pool.submit(make_case, job) for job in islice(waiting, workers)}
+        while running:
+            finished, running = wait(running, return_when=FIRST_COMPLETED)
+            for future in finished:
+                _require_success(future)
+                report()
+                running |= {pool.submit(make_case, job) for job in islice(waiting, 1)}
+
+
+def _require_success(future: Future[None]) -> None:
+    try:
+        future.result()
+    except BrokenProcessPool as error:
+        raise CollectionError(
+            "A process that made phantoms ended unexpectedly; the complete cases are kept.",
+            "If memory ran out, use fewer workers. A script that uses several needs the usual "
+            "'if __name__ == \"__main__\"' guard.",
+        ) from error
+
+
+def _ignore_interrupts() -> None:
+    """Leave Ctrl+C to the parent, which stops after the cases that have begun."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @contextmanager
@@ -249,10 +281,13 @@ def _label_map(phantom: Phantom, dataset: Dataset) -> np.ndarray:
 
 def _make_folders(root: Path, datasets: list[Dataset], head: dict[str, Any]) -> None:
     """Make the folders; the description marks an unfinished collection until every case is there."""
-    for dataset in datasets:
-        for part in ("imagesTr", "labelsTr"):
-            (root / dataset.folder / part).mkdir(parents=True, exist_ok=True)
-    (root / "test").mkdir(exist_ok=True)
+    try:
+        for dataset in datasets:
+            for part in ("imagesTr", "labelsTr"):
+                (root / dataset.folder / part).mkdir(parents=True, exist_ok=True)
+        (root / "test").mkdir(exist_ok=True)
+    except OSError as error:
+        raise CollectionError(f"{root} cannot be made: {error.strerror}.", "Choose another folder.") from error
     if not (root / DESCRIPTION).exists():
         _write_json(root / DESCRIPTION, head | {"complete": False, "datasets": []})
 

@@ -21,6 +21,43 @@ _CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
 _INTERCEPT = -1024
 #: A fixed date, so that the same seed gives the same files.
 _DATE, _TIME = "20000101", "120000"
+#: What is the same in every series: the modules of the CT image IOD, in the order of PS3.3, table A.3-1.
+_EVERY_SERIES: dict[str, Any] = {
+    "SpecificCharacterSet": "ISO_IR 192",
+    "SOPClassUID": _CT_IMAGE_STORAGE,
+    "PatientBirthDate": "",
+    "PatientSex": "",
+    "StudyDate": _DATE,
+    "StudyTime": _TIME,
+    "AccessionNumber": "",
+    "ReferringPhysicianName": "",
+    "StudyDescription": "Synthetic CT",
+    "Modality": "CT",
+    "SeriesNumber": 1,
+    "SeriesDescription": "PartialSeg phantom",
+    "PatientPosition": "HFS",
+    "PositionReferenceIndicator": "",
+    "Manufacturer": "PartialSeg",
+    "ManufacturerModelName": "Phantom",
+    "ContentDate": _DATE,
+    "ContentTime": _TIME,
+    "AcquisitionNumber": 1,
+    "ImageComments": "Synthetic image, no patient.",
+    "BurnedInAnnotation": "NO",
+    "ImageType": ["DERIVED", "SECONDARY", "AXIAL"],
+    "SamplesPerPixel": 1,
+    "PhotometricInterpretation": "MONOCHROME2",
+    "BitsAllocated": 16,
+    "BitsStored": 16,
+    "HighBit": 15,
+    "PixelRepresentation": 0,
+    "RescaleIntercept": _INTERCEPT,
+    "RescaleSlope": 1,
+    "RescaleType": "HU",
+    "KVP": None,
+    "WindowCenter": 40,
+    "WindowWidth": 400,
+}
 
 
 def write_dicom_series(
@@ -145,54 +182,20 @@ def _series_template(
     x, y, _ = geometry.spacing
     normal = np.cross(geometry.axes[:, 0], geometry.axes[:, 1])
     thickness = geometry.spacing[2] * abs(float(normal @ geometry.axes[:, 2]))
-    shared: dict[str, Any] = {
-        "SpecificCharacterSet": "ISO_IR 192",
-        "SOPClassUID": _CT_IMAGE_STORAGE,
-        "ImageType": ["DERIVED", "SECONDARY", "AXIAL"],
+    own = {
         "PatientName": patient_name,
         "PatientID": patient_id or f"PHANTOM-{seed}",
-        "PatientBirthDate": "",
-        "PatientSex": "",
+        "StudyID": str(seed),
         "StudyInstanceUID": identifiers("study"),
         "SeriesInstanceUID": identifiers("series"),
         "FrameOfReferenceUID": identifiers("frame of reference"),
-        "PositionReferenceIndicator": "",
-        "StudyID": str(seed),
-        "StudyDate": _DATE,
-        "StudyTime": _TIME,
-        "ContentDate": _DATE,
-        "ContentTime": _TIME,
-        "AccessionNumber": "",
-        "ReferringPhysicianName": "",
-        "StudyDescription": "Synthetic CT",
-        "SeriesDescription": "PartialSeg phantom",
-        "SeriesNumber": 1,
-        "AcquisitionNumber": 1,
-        "Modality": "CT",
-        "PatientPosition": "HFS",
-        "Manufacturer": "PartialSeg",
-        "ManufacturerModelName": "Phantom",
-        "ImageComments": "Synthetic image, no patient.",
-        "BurnedInAnnotation": "NO",
-        "KVP": None,
         "ImageOrientationPatient": orientation,
         "PixelSpacing": [round(y, 8), round(x, 8)],
         "SliceThickness": round(thickness, 6),
         "Rows": geometry.shape[1],
         "Columns": geometry.shape[2],
-        "SamplesPerPixel": 1,
-        "PhotometricInterpretation": "MONOCHROME2",
-        "BitsAllocated": 16,
-        "BitsStored": 16,
-        "HighBit": 15,
-        "PixelRepresentation": 0,
-        "RescaleIntercept": _INTERCEPT,
-        "RescaleSlope": 1,
-        "RescaleType": "HU",
-        "WindowCenter": 40,
-        "WindowWidth": 400,
     }
-    for keyword, value in shared.items():
+    for keyword, value in (_EVERY_SERIES | own).items():
         setattr(dataset, keyword, value)
     return dataset
 

@@ -13,7 +13,7 @@ import numpy as np
 from PartialSegTraining.phantoms.canvas import Canvas, Region
 from PartialSegTraining.phantoms.fields import stream
 from PartialSegTraining.phantoms.frame import diaphragm_height, wall_distance
-from PartialSegTraining.phantoms.organs import Patient
+from PartialSegTraining.phantoms.patient import Patient
 from PartialSegTraining.phantoms.shapes import Tube
 from PartialSegTraining.phantoms.tissues import Tissue
 
@@ -44,36 +44,29 @@ def paint_gut(canvas: Canvas, patient: Patient) -> None:
     rng = stream(patient.seed, "gut")
     oral_contrast = float(rng.uniform(120.0, 260.0)) if rng.random() < 0.3 else 0.0
     esophagus = canvas.frame.place(patient.anatomy.tube("esophagus", step=10.0))
-    _paint_hollow(
-        canvas, esophagus, _fluid(esophagus, rng, 20.0, gas=0.0), 4.5, patient.contrast["esophagus"], Tissue.ESOPHAGUS
-    )
+    content = _fluid(esophagus, rng, 20.0, gas=0.0)
+    _paint_hollow(canvas, esophagus, content, 4.5, patient.contrast["esophagus"], Tissue.ESOPHAGUS)
     stomach = canvas.frame.place(patient.anatomy.tube("stomach"))
     content = _fluid(stomach, rng, 15.0 + oral_contrast, gas=float(rng.uniform(-0.6, 0.5)), together=True)
     _paint_hollow(canvas, stomach, content, 4.5, patient.contrast["stomach_wall"], Tissue.STOMACH)
     duodenum = canvas.frame.place(patient.anatomy.tube("duodenum"))
-    _paint_hollow(
-        canvas,
-        duodenum,
-        _fluid(duodenum, rng, 18.0 + 0.7 * oral_contrast, gas=0.0),
-        3.0,
-        patient.contrast["bowel_wall"],
-    )
+    content = _fluid(duodenum, rng, 18.0 + 0.7 * oral_contrast, gas=0.0)
+    _paint_hollow(canvas, duodenum, content, 3.0, patient.contrast["bowel_wall"])
     _paint_colon(canvas, patient, rng)
     bladder = canvas.frame.place(patient.anatomy.tube("bladder"))
     _paint_hollow(canvas, bladder, _fluid(bladder, rng, 6.0, gas=-2.0), 3.5, patient.contrast["muscle"])
     loops = canvas.frame.place(patient.anatomy.tube("small_bowel", step=9.0))
-    _paint_hollow(
-        canvas, loops, _fluid(loops, rng, 20.0 + 0.8 * oral_contrast, gas=-0.8), 2.8, patient.contrast["bowel_wall"]
-    )
+    content = _fluid(loops, rng, 20.0 + 0.8 * oral_contrast, gas=-0.8)
+    _paint_hollow(canvas, loops, content, 2.8, patient.contrast["bowel_wall"])
 
 
 def _paint_hollow(
     canvas: Canvas, tube: Tube, content: Content, wall: float, wall_hu: float, tissue: Tissue = Tissue.OTHER
-) -> tuple[Region, np.ndarray]:
-    """Paint the wall and the content of a tube; return its region and signed distance."""
+) -> None:
+    """Paint the wall, `wall` mm thick, and the content of a tube."""
     region, distance, index = canvas.trace(tube)
     if not distance.size:
-        return region, distance
+        return
     distance = np.maximum(distance + 0.8 * canvas.noise("bumps", region), _belly_distance(canvas, region, tissue))
     distance = canvas.place(region, distance, wall_hu, tissue)
     lobes = canvas.noise("lobes", region)
@@ -81,7 +74,6 @@ def _paint_hollow(
     _, y, _ = canvas.patient(region)
     filling = np.where((y < content.level[index]) | (content.mottle[index] * lobes > 90.0), np.float32(_GAS), filling)
     canvas.blend(region, distance + wall, filling.astype(np.float32))
-    return region, distance
 
 
 def _belly_distance(canvas: Canvas, region: Region, tissue: Tissue) -> np.ndarray:

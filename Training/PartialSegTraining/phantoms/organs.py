@@ -6,16 +6,14 @@ phantom after the torso and before the gut.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
-from PartialSegTraining.phantoms.anatomy import Anatomy, Kidney
+from PartialSegTraining.phantoms.anatomy import Kidney
 from PartialSegTraining.phantoms.canvas import Canvas, Region, crop, intersect
-from PartialSegTraining.phantoms.contrast import Contrast
 from PartialSegTraining.phantoms.fields import stream
 from PartialSegTraining.phantoms.frame import wall_distance
-from PartialSegTraining.phantoms.lesions import Lesion, Lesions
+from PartialSegTraining.phantoms.lesions import Lesion
+from PartialSegTraining.phantoms.patient import Patient
 from PartialSegTraining.phantoms.shapes import Tube, smooth_min
 from PartialSegTraining.phantoms.tissues import Tissue
 from PartialSegTraining.phantoms.torso import HEART, lung_distance
@@ -41,28 +39,6 @@ _VESSELS = (
     ("right_renal_artery", "aorta", Tissue.OTHER),
     ("left_renal_artery", "aorta", Tissue.OTHER),
 )
-
-
-@dataclass(frozen=True)
-class Patient:
-    """Everything that the painters need to know of one case.
-
-    Parameters
-    ----------
-    seed : int
-        Seed of the phantom.
-    anatomy : Anatomy
-        Shapes in standard coordinates.
-    lesions : Lesions
-        Lumps in patient coordinates.
-    contrast : Contrast
-        Hounsfield units.
-    """
-
-    seed: int
-    anatomy: Anatomy
-    lesions: Lesions
-    contrast: Contrast
 
 
 def paint_organs(canvas: Canvas, patient: Patient) -> None:

@@ -18,13 +18,12 @@ from PartialSegLib.images import Image, Vector
 from PartialSegLib.segmentation import Segmentation
 from PartialSegLib.structures import catalogue
 from PartialSegTraining.phantoms.acquisition import Scan
-from PartialSegTraining.phantoms.anatomy import Anatomy
 from PartialSegTraining.phantoms.canvas import Canvas
-from PartialSegTraining.phantoms.contrast import Contrast
 from PartialSegTraining.phantoms.frame import Frame
 from PartialSegTraining.phantoms.gut import paint_gut
 from PartialSegTraining.phantoms.lesions import Lesion, Lesions
-from PartialSegTraining.phantoms.organs import Patient, paint_organs
+from PartialSegTraining.phantoms.organs import paint_organs
+from PartialSegTraining.phantoms.patient import Patient
 from PartialSegTraining.phantoms.tissues import STRUCTURE_TISSUES, Tissue
 from PartialSegTraining.phantoms.torso import paint_torso
 
@@ -107,8 +106,8 @@ def generate_phantom(
     """
     wanted = tuple(STRUCTURE_TISSUES if show is None else show)
     _check(seed, wanted)
-    frame, anatomy = Frame.random(seed), Anatomy.random(seed)
-    patient = Patient(seed, anatomy, Lesions.random(seed, anatomy, frame), Contrast.random(seed))
+    patient = Patient.random(seed)
+    frame = patient.frame
     needed = _needed_heights(wanted, patient.lesions, frame)
     scan = Scan.random(seed, needed, frame.scale, frame.fat, spacing, shape)
     middle = Canvas(scan.middle_planes, frame, seed)
