@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PartialSegLib.atomic import atomic_write, replacing_folder
-from PartialSegLib.card import Card, Preprocessing
+from PartialSegLib.card import Card, Preprocessing, Vector
 from PartialSegLib.errors import BundleError
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from PartialSegLib.networks.contract import PartialLabelNetwork
 
-__all__ = ["CARD", "WEIGHTS", "Card", "ModelBundle", "Preprocessing"]
+__all__ = ["CARD", "WEIGHTS", "Card", "ModelBundle", "Preprocessing", "Vector"]
 
 CARD = "card.json"
 WEIGHTS = "weights.safetensors"
@@ -118,7 +118,7 @@ class ModelBundle:
         Raises
         ------
         BundleError
-            When the card cannot be written; it is then left as it was.
+            When the card cannot be written, or a figure is no JSON; it is then left as it was.
         """
         card = replace(self.card, figures=dict(figures))
         try:
@@ -185,13 +185,7 @@ class ModelBundle:
 
 def _text(card: Card) -> bytes:
     """Return the content of ``card.json``, UTF-8."""
-    try:
-        return (json.dumps(card.to_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
-    except (TypeError, ValueError) as error:
-        raise BundleError(
-            f"The card of model '{card.name}' cannot be written as JSON: {error}.",
-            "Provenance and figures take texts, finite numbers, lists and objects.",
-        ) from error
+    return (json.dumps(card.to_json(), indent=1, ensure_ascii=False) + "\n").encode()
 
 
 def _unwritten(path: Path, error: OSError) -> BundleError:

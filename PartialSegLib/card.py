@@ -7,6 +7,7 @@ Imports neither torch nor numpy.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -115,7 +116,7 @@ class Card:
     network : str
         Key of :data:`PartialSegLib.networks.NETWORKS`.
     network_parameters : dict
-        Fields of the network's parameter dataclass, as JSON.
+        Fields of the network's parameter dataclass, as JSON (tuples become lists).
     label_space : LabelSpace
         Tasks and structures.
     preprocessing : Preprocessing
@@ -139,7 +140,7 @@ class Card:
     Raises
     ------
     BundleError
-        When the name or the window makes no sense.
+        When the name or the window makes no sense, or a dict holds what JSON cannot.
     """
 
     name: str
@@ -166,6 +167,19 @@ class Card:
             )
         if len(self.window) != 3 or min(self.window) < 1:
             raise BundleError(f"The window {self.window} of model '{self.name}' is not three positive numbers.", _HINT)
+        for name in ("network_parameters", "provenance", "figures", "weights"):
+            object.__setattr__(self, name, self._plain(name))
+
+    def _plain(self, name: str) -> dict[str, Any]:
+        """Return a copy of a field as JSON gives it back: lists for tuples, nothing but finite numbers and texts."""
+        try:
+            copied: dict[str, Any] = json.loads(json.dumps(getattr(self, name), allow_nan=False))
+        except (TypeError, ValueError) as error:
+            raise BundleError(
+                f"The {name} of model '{self.name}' cannot be kept as JSON: {error}.",
+                "Use texts, finite numbers, lists and objects.",
+            ) from error
+        return copied
 
     @classmethod
     def from_json(cls, document: Any, source: str = "card.json") -> Card:
