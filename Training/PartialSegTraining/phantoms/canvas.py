@@ -7,6 +7,7 @@ the plane; thick slices average several planes (acquisition).
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -92,8 +93,8 @@ class Canvas:
 
     def refined(self, planes: Planes) -> Canvas:
         """Return this canvas on finer planes along z, interpolated; no tissue may be placed yet."""
-        fine = Canvas.__new__(Canvas)
-        fine.planes, fine.frame, fine._edge, fine._noise = planes, self.frame, self._edge, self._noise
+        fine = copy(self)
+        fine.planes = planes
         fine.tissue = np.zeros(planes.shape, np.uint8)
         fine.hu = _interpolate(self.hu, self.planes.z, planes.z)
         fine._taken = _interpolate(self._taken, self.planes.z, planes.z)

@@ -90,8 +90,9 @@ def generate_phantom(
     seed : int
         Decides everything that is not given; not negative.
     show : iterable of str, optional
-        Keys of the structures that must lie within the scan; all when not given. What else the
-        scan covers is left to chance, so lung and colon tumors may lie outside.
+        Keys of the structures that must lie within the scan (of aorta, vena cava and esophagus the
+        part in the belly); all when not given. What else the scan covers is left to chance, so
+        lung and colon tumors may lie outside.
     spacing : tuple of float, optional
         Voxel spacing (x, y, z) in millimetres; drawn (1.3 to 2 mm in plane, slices of 1 to 5 mm)
         when not given.
