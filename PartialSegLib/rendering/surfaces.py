@@ -168,9 +168,13 @@ def _mesh(mask: np.ndarray, start: Sequence[int], geometry: Geometry) -> vtkPoly
 
 def _level(field: np.ndarray, voxels: float) -> float:
     """Return the level above which so many voxels of the field lie (always one that the field passes)."""
-    count = min(max(1, round(voxels)), field.size)
-    level = float(np.partition(field, field.size - count, axis=None)[field.size - count])
-    return min(max(level, 0.02), 0.9 * float(field.max()))
+    lowest = 0.02
+    candidates = field[field > lowest]
+    count = max(1, round(voxels))
+    if count >= candidates.size:
+        return lowest
+    level = float(np.partition(candidates, candidates.size - count)[candidates.size - count])
+    return min(level, 0.9 * float(field.max()))
 
 
 def _block_mean(voxels: np.ndarray, strides: Sequence[int]) -> np.ndarray:

@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bundles import random_bundle
 from PartialSegTraining import evaluation
 from PartialSegTraining.cases import read_mask_folders
 from PartialSegTraining.evaluation import find_pairs, score_model
 from PartialSegTraining.scoretable import CaseScores, ScoreTable, Summary
 
+from PartialSegLib.bundle import Preprocessing
 from PartialSegLib.errors import CollectionError, PartialSegError
 from PartialSegLib.images import Geometry, Image, write_image
 from PartialSegLib.metrics import DEFINITIONS, Score
@@ -101,6 +103,20 @@ def test_a_model_is_scored_on_every_annotated_structure_of_every_case(collection
     # In the second case there is no tumor, but the model invents one.
     assert [item.dice for item in second.scores] == [1.0, 0.0]
     assert second.scores[1].hd95_mm == math.inf
+
+
+def test_the_command_runs_a_model_over_a_collection(
+    collection: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    coarse = Preprocessing((8.0, 8.0, 8.0), (-400.0, 400.0), 0.0, 400.0, body_threshold=None)
+    random_bundle(tmp_path / "random", preprocessing=coarse)
+    arguments = ["--model", tmp_path / "random", "--collection", collection, "--limit", "1", "--device", "cpu"]
+    assert evaluate(*arguments, "--json", tmp_path / "r.json") == 0
+    assert "Mean of organs" in capsys.readouterr().out
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert report["subject"] == {"model": "random", "preset": "standard", "cases": "1"}
+    assert [case["name"] for case in report["cases"]] == ["case_1"]
+    assert set(report["structures"]) == {"liver", "liver_tumor"}
 
 
 def test_means_leave_out_absent_structures_and_count_missed_and_invented_ones() -> None:
