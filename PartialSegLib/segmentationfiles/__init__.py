@@ -15,17 +15,18 @@ Path                        Format
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from PartialSegLib.atomic import atomic_write
 from PartialSegLib.errors import SegmentationError
 from PartialSegLib.images import Geometry, Image
 from PartialSegLib.segmentation import Segmentation
-from PartialSegLib.segmentationfiles.dicomseg import read_dicomseg, write_dicomseg
+from PartialSegLib.segmentationfiles.dicomseg import check_source, read_dicomseg, write_dicomseg
 from PartialSegLib.segmentationfiles.niftimasks import is_pattern, read_niftimasks, write_niftimasks
 from PartialSegLib.segmentationfiles.segnrrd import read_segnrrd, write_segnrrd
 
-__all__ = ["read_segmentation", "write_segmentation"]
+__all__ = ["check_target", "read_segmentation", "write_segmentation"]
 
 _FORMATS = "Use a name like case.seg.nrrd, case.dcm, a folder, or case_*.nii.gz."
 
@@ -105,6 +106,41 @@ def read_segmentation(
         return read_niftimasks(path, geometry)
     segmentation = read_dicomseg(path, image)
     return segmentation if geometry is None else segmentation.on(geometry)
+
+
+def check_target(path: str | Path, image: Image | None = None) -> None:
+    """Refuse, before long work, a path that :func:`write_segmentation` would refuse after it.
+
+    Parameters
+    ----------
+    path : str or Path
+        Where a segmentation is to be written.
+    image : Image, optional
+        What will be segmented, once it is known.
+
+    Raises
+    ------
+    SegmentationError
+        When the name fits no format, its folder is missing or not writable, or the format cannot
+        hold a segmentation of this image.
+    """
+    path = Path(path)
+    kind = _format(path, writing=True)
+    folder = path if kind == "nifti" and path.is_dir() else path.parent
+    if not folder.is_dir():
+        raise SegmentationError(f"There is no folder '{folder}' to write '{path.name}' into.", "Make it first.")
+    if not os.access(folder, os.W_OK):
+        raise SegmentationError(f"The folder '{folder}' may not be written.", "Choose another one.")
+    if kind != "nifti" and path.is_dir():
+        raise SegmentationError(f"'{path}' is a folder, not a file.", "Choose another name.")
+    if image is None:
+        return
+    if kind == "dicom":
+        check_source(image)
+    if kind == "nifti" and image.geometry.is_sheared:
+        raise SegmentationError(
+            f"'{path}' would be NIfTI, which keeps no sheared grid (the scan has a gantry tilt).", "Write .seg.nrrd."
+        )
 
 
 def _format(path: Path, *, writing: bool) -> str:

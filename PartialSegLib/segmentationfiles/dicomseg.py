@@ -160,7 +160,9 @@ def _highdicom() -> Any:
     return highdicom
 
 
-def _check_source(segmentation: Segmentation, image: Image) -> None:
+def check_source(image: Image) -> None:
+    """Refuse an image from which no DICOM segmentation can be derived, or when highdicom is missing."""
+    _highdicom()
     if not image.dicom_files:
         raise SegmentationError(
             f"A DICOM segmentation needs the DICOM slices it was made on, but '{image.source}' is no DICOM series.",
@@ -171,6 +173,10 @@ def _check_source(segmentation: Segmentation, image: Image) -> None:
             f"The image has {image.geometry.shape[0]} slices but {len(image.dicom_files)} DICOM files.",
             "Write .seg.nrrd.",
         )
+
+
+def _check_source(segmentation: Segmentation, image: Image) -> None:
+    check_source(image)
     if not segmentation.geometry.matches(image.geometry):
         raise SegmentationError(
             f"The segmentation lies on a grid of {segmentation.geometry.shape} voxels (z, y, x), "
