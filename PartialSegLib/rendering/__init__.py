@@ -7,10 +7,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PartialSegLib.errors import MissingExtraError
-from PartialSegLib.images import Image
-from PartialSegLib.segmentation import Segmentation
+
+if TYPE_CHECKING:
+    from PartialSegLib.images import Image
+    from PartialSegLib.segmentation import Segmentation
 
 #: Soft-tissue window of CT (width 400, level 40), in Hounsfield units.
 SOFT_TISSUE = (-160.0, 240.0)

@@ -28,7 +28,7 @@ class OpenGLError(PartialSegError):
     """No OpenGL, neither hardware nor software, to draw 3D views with."""
 
     code = "opengl"
-    exit_code = 10
+    exit_code = 9
 
 
 def make_window() -> vtkRenderWindow:

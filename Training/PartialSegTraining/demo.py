@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PartialSegLib.errors import CollectionError, MissingExtraError
-from PartialSegLib.images import Vector
 from PartialSegTraining.evaluation import write_report
 from PartialSegTraining.scoretable import CaseScores, ScoreTable
 
 if TYPE_CHECKING:
-    from PartialSegLib.images import Image
+    from PartialSegLib.images import Image, Vector
     from PartialSegLib.inference import Predictor, Result
     from PartialSegLib.progress import Monitor
     from PartialSegLib.segmentation import Segmentation
@@ -210,7 +209,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Carry out ``partialseg demo`` and return its exit status."""
     from PartialSegLib import catalog
     from PartialSegLib.inference import Predictor
-    from PartialSegTraining.cli import terminal_monitor
+    from PartialSegLib.terminal import terminal_monitor
 
     started = time.perf_counter()
     predictor = Predictor(catalog.find(arguments.model), arguments.device)

@@ -8,11 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import PartialSegLib
-from PartialSegLib.metrics import DEFINITIONS, Score
-from PartialSegLib.structures import Structure
+from PartialSegLib.terminal import table
+
+if TYPE_CHECKING:
+    from PartialSegLib.metrics import Score
+    from PartialSegLib.structures import Structure
 
 _REPORT_FORMAT, _REPORT_VERSION = "partialseg-evaluation", 1
 
@@ -134,14 +137,15 @@ class ScoreTable:
 
     def text(self) -> str:
         """Return the table for a terminal."""
-        rows, means = self._rows()
-        widths = [max(map(len, column)) for column in zip(*rows, *means, strict=True)]
-        rule = ["-" * (sum(widths) + 2 * len(widths) - 2)]
-        lines = [_aligned(row, widths) for row in [*rows, *means]]
-        return "\n".join([lines[0], *rule, *lines[1 : len(rows)], *rule, *lines[len(rows) :]])
+        (header, *rows), means = self._rows()
+        lines = table(header, [*rows, *means], right=range(1, len(header))).splitlines()
+        lines.insert(2 + len(rows), lines[1])
+        return "\n".join(lines)
 
     def markdown(self) -> str:
         """Return the table for a README, with the definitions below it."""
+        from PartialSegLib.metrics import DEFINITIONS
+
         rows, means = self._rows()
         lines = ["| " + " | ".join(row) + " |" for row in [*rows, *([f"**{cell}**" for cell in row] for row in means)]]
         lines.insert(1, "|---|" + "---:|" * (len(rows[0]) - 1))
@@ -151,6 +155,8 @@ class ScoreTable:
 
     def report(self) -> dict[str, Any]:
         """Return everything as a JSON document: definitions, means, and each score of each case."""
+        from PartialSegLib.metrics import DEFINITIONS
+
         return {
             "format": _REPORT_FORMAT,
             "version": _REPORT_VERSION,
@@ -183,12 +189,6 @@ def _row(summary: Summary) -> list[str]:
         str(summary.missed),
         str(summary.invented),
     ]
-
-
-def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:
-    """Return the cells of a row under each other: names to the left, numbers to the right."""
-    numbers = (cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))
-    return "  ".join([row[0].ljust(widths[0]), *numbers])
 
 
 def _number(value: float, digits: int) -> str:
