@@ -204,16 +204,12 @@ def _write_report(report: dict[str, Any], path: Path) -> None:
 
 def _text(report: dict[str, Any]) -> str:
     """Return a report as a person reads it."""
-    rows = [
-        (
-            item["name"],
-            f"{item['voxels']:,}",
-            f"{item['volume_ml']:.1f}",
-            "" if item["voxels"] else "not found: 0 voxels",
-        )
-        for item in report["structures"]
-    ]
-    lines = [table(("Structure", "Voxels", "Volume (ml)", ""), rows, right=(1, 2)), ""]
+    found = report["structures"]
+    rows = [(item["name"], f"{item['voxels']:,}", f"{item['volume_ml']:.1f}") for item in found]
+    lines = [table(("Structure", "Voxels", "Volume (ml)"), rows, right=(1, 2)), ""]
+    absent = [item["name"] for item in found if not item["voxels"]]
+    if absent:
+        lines.append(f"Not found (0 voxels): {', '.join(absent)}")
     lines += [f"Note: {note}" for note in (*report["corrections"], *report["steps"])]
     lines += [f"Wrote {path}" for path in report["outputs"]]
     lines.append(

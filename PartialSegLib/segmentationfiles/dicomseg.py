@@ -98,7 +98,7 @@ def write_dicomseg(segmentation: Segmentation, stream: BinaryIO, image: Image) -
         )
     except (AttributeError, TypeError, ValueError) as error:
         raise SegmentationError(
-            f"No DICOM segmentation can be derived from '{image.dicom_files[0].parent}': {error}.",
+            f"No DICOM segmentation can be derived from '{image.dicom_files[0].parent}': {str(error).rstrip('.')}.",
             "Write .seg.nrrd, or repair the series.",
         ) from error
     dataset.save_as(stream)
@@ -172,6 +172,12 @@ def check_source(image: Image) -> None:
         raise SegmentationError(
             f"The image has {image.geometry.shape[0]} slices but {len(image.dicom_files)} DICOM files.",
             "Write .seg.nrrd.",
+        )
+    (first,) = _read_sources(image.dicom_files[:1])
+    if not first.get("FrameOfReferenceUID"):
+        raise SegmentationError(
+            f"No DICOM segmentation can be derived from '{first.filename}': it has no FrameOfReferenceUID.",
+            "Write .seg.nrrd, or repair the series.",
         )
 
 
