@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch.nn import functional
+
 from PartialSegLib.bundle import ModelBundle
 from PartialSegLib.images import Image
 from PartialSegLib.inference.extractors import TorchExtractor
+from PartialSegLib.inference.heads import logit_source, select_channels
 from PartialSegLib.inference.windows import WindowGrid
 from PartialSegLib.preprocessing import padding_value, prepare
-from torch.nn import functional
 
 
 @torch.inference_mode()
@@ -24,20 +26,15 @@ def dense_masks(bundle: ModelBundle, image: Image, overlap: float) -> dict[str, 
     weight = z[:, None, None] * y[:, None] * x
     extractor = TorchExtractor(network, torch.device("cpu"))
     structures = card.label_space.select()
+    selections = select_channels(card.label_space, structures)
     total = torch.zeros(len(structures), *windows.shape)
     for _, starts in windows.rows():
         for start in starts:
             part = tuple(slice(at, at + size) for at, size in zip(start, card.window, strict=True))
             features = extractor(volume[part][None, None])
-            logits = []
-            for index, task in enumerate(card.label_space.tasks):
-                hidden = features.map[0].contiguous().flatten(1)
-                head = network.pointwise_head(features, index)
-                for depth, layer in enumerate(head):
-                    hidden = layer.weight @ hidden + layer.bias[:, None]
-                    hidden = hidden.relu() if depth < len(head) - 1 else hidden
-                logits += [hidden[channel] for channel, key in enumerate(task.channels) if key]
-            probability = torch.stack(logits).sigmoid() - 0.5
+            logits = torch.empty(len(structures), volume[part].numel())
+            logit_source(network, features, selections).fill(0, logits.shape[1], logits)
+            probability = logits.sigmoid() - 0.5
             total[(slice(None), *part)] += probability.view(-1, *card.window) * weight
     sums = [torch.from_numpy(values) for values in windows.weight_sums]
     total = total / sums[0][:, None, None] / (sums[1][:, None] * sums[2])
@@ -56,7 +53,8 @@ def interpolate(values: torch.Tensor, shape: tuple[int, int, int]) -> torch.Tens
     for axis, (n, m) in enumerate(zip(shape, values.shape, strict=True)):
         position = np.clip((np.arange(n) + 0.5) * m / n - 0.5, 0, m - 1)
         lower = np.minimum(position.astype(int), max(m - 2, 0))
-        fraction = torch.from_numpy((position - lower).astype(np.float32)).view([-1 if a == axis else 1 for a in range(3)])
+        shape_of_axis = [-1 if a == axis else 1 for a in range(3)]
+        fraction = torch.from_numpy((position - lower).astype(np.float32)).view(shape_of_axis)
         low = values.index_select(axis, torch.from_numpy(lower))
         high = values.index_select(axis, torch.from_numpy(np.minimum(lower + 1, m - 1)))
         values = low * (1 - fraction) + high * fraction

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from harness import Row, interleaved
+
 from PartialSegLib.inference.extractors import OpenVINOExtractor, TorchExtractor, openvino_installed
 from PartialSegLib.networks import DoDNet, DoDNetParameters
 from PartialSegLib.structures import LabelSpace
@@ -26,7 +27,9 @@ def run() -> list[Row]:
             features = engine(window)
             error = float((features.map - reference.map).abs().max() / reference.map.abs().max())
             mine, eager = interleaved(lambda engine=engine: engine(window), lambda: network.features(window), 4)
-            rows.append(Row.at_least(f"{name}: speed to eager PyTorch", f"{mine:.2f} s", f"{eager:.2f} s", eager / mine, bar))
+            rows.append(
+                Row.at_least(f"{name}: speed to eager PyTorch", f"{mine:.2f} s", f"{eager:.2f} s", eager / mine, bar)
+            )
             rows.append(Row.at_most(f"{name}: relative error", f"{error:.1e}", "0", error, 1e-3))
     return rows
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 import numpy as np
 import torch
 from harness import Row, seconds
+from torch.nn import functional
+
 from PartialSegLib.images import Geometry
 from PartialSegLib.inference.export import SlabExporter
 from PartialSegLib.inference.slabs import SlabRing
 from PartialSegLib.inference.windows import WindowGrid
 from PartialSegLib.preprocessing import NetworkGrid
-from torch.nn import functional
 
 STRUCTURES = 47
 SOURCE = (133, 256, 256)

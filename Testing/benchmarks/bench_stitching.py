@@ -6,16 +6,18 @@ the thresholding and (ours) the packing are timed. Ours applies the sigmoid as w
 
 from __future__ import annotations
 
+import time
+
 import torch
 from harness import Row, in_child
 from monai.inferers import sliding_window_inference
+
 from PartialSegLib.images import Geometry
 from PartialSegLib.inference.export import SlabExporter
 from PartialSegLib.inference.heads import DenseLogits
 from PartialSegLib.inference.slabs import SlabRing
 from PartialSegLib.inference.windows import WindowGrid
 from PartialSegLib.preprocessing import NetworkGrid
-import time
 
 STRUCTURES = 47
 SHAPE = (192, 384, 384)

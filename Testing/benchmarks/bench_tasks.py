@@ -9,7 +9,9 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from bundles import random_predictor
 from harness import Row, interleaved, seconds
+
 from PartialSegLib.bundle import Preprocessing
 from PartialSegLib.images import Geometry, Image
 from PartialSegLib.inference.extractors import make_extractor
@@ -18,7 +20,6 @@ from PartialSegLib.inference.slabs import SlabRing
 from PartialSegLib.inference.windows import WindowGrid
 from PartialSegLib.networks import DoDNet, DoDNetParameters
 from PartialSegLib.structures import LabelSpace
-from bundles import random_predictor
 
 WINDOW = (64, 96, 96)
 CPU = torch.device("cpu")

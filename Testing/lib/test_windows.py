@@ -1,10 +1,12 @@
 """Window positions and weights, against the published implementations."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+
 from PartialSegLib.inference.windows import WindowGrid, clamped_starts, even_starts, gaussian
 
 VECTORS = Path(__file__).parents[1] / "data" / "vectors"
@@ -37,7 +39,9 @@ def test_windows_cover_every_voxel_with_at_least_the_overlap(place, overlap):
         starts = place(int(length), 48, overlap)
         assert starts[0] == 0
         assert starts[-1] == max(0, length - 48)
-        assert all(second - first <= np.ceil(48 * (1 - overlap)) for first, second in zip(starts, starts[1:], strict=False))
+        assert all(
+            second - first <= np.ceil(48 * (1 - overlap)) for first, second in zip(starts, starts[1:], strict=False)
+        )
 
 
 def test_weight_sums_factorise_over_the_axes():

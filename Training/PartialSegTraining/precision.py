@@ -13,11 +13,15 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
     Parameters
     ----------
     precision : str
-        ``float32``, ``bfloat16`` or ``float16``; the last two hold on a GPU only, because most CPUs
-        compute them more slowly than float32.
+        ``float32``, ``bfloat16`` or ``float16``. ``bfloat16`` holds on a GPU and on a CPU that has
+        instructions for it, ``float16`` on a GPU only; elsewhere they are slower than float32, which
+        is then used.
     device : torch.device
         Of the network.
     """
     dtype = _DTYPES[precision]
-    reduced = device.type == "cuda" and dtype != torch.float32
+    if device.type == "cpu":
+        reduced = dtype == torch.bfloat16 and getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()
+    else:
+        reduced = device.type == "cuda" and dtype != torch.float32
     return torch.autocast(device.type, dtype=dtype if reduced else torch.bfloat16, enabled=reduced)
