@@ -1,0 +1,178 @@
+"""The house: arrows point one way, the light rooms stay light, and all data fits its schema."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+from referencing import Registry, Resource
+
+ROOT = Path(__file__).parents[2]
+LIB, TRAINING, EXTENSION = (
+    ROOT / "PartialSegLib",
+    ROOT / "Training" / "PartialSegTraining",
+    ROOT / "PartialSegExtension",
+)
+
+#: Top-level modules of the Slicer side: the application's own, and those of the extension.
+SLICER_SIDE = {"slicer", "qt", "ctk", "PartialSeg", "PartialSegWorker", "PartialSegSlicer"}
+#: Modules that talk to other machines.
+NETWORK = {"socket", "http", "urllib", "ftplib", "smtplib", "requests", "httpx", "aiohttp", "openvino_telemetry"}
+
+#: The rooms of the library that need torch. All others are for Slicer's own process too.
+NEED_TORCH = ("PartialSegLib.networks", "PartialSegLib.inference", "PartialSegLib.preprocessing")
+#: What is light in them nevertheless.
+LIGHT = {"PartialSegLib.inference", "PartialSegLib.inference.presets"}
+
+
+def sources(room: Path) -> list[Path]:
+    return sorted(room.rglob("*.py"))
+
+
+def imported(file: Path) -> set[str]:
+    """Return the top-level modules that a file imports anywhere, also inside functions."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}:{node.lineno} imports relatively, which this test cannot follow"
+            found.add((node.module or "").split(".")[0])
+    return found
+
+
+def module_name(file: Path, room: Path) -> str:
+    parts = file.relative_to(room.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+# ---- arrows
+
+
+@pytest.mark.parametrize("file", sources(LIB), ids=lambda file: module_name(file, LIB))
+def test_the_library_knows_nothing_of_training_and_slicer(file: Path) -> None:
+    assert not imported(file) & (SLICER_SIDE | {"PartialSegTraining"})
+
+
+@pytest.mark.parametrize("file", sources(TRAINING), ids=lambda file: module_name(file, TRAINING))
+def test_training_knows_nothing_of_slicer(file: Path) -> None:
+    assert not imported(file) & SLICER_SIDE
+
+
+@pytest.mark.parametrize("file", [*sources(LIB), *sources(TRAINING)], ids=lambda file: file.stem)
+def test_nothing_calls_other_machines(file: Path) -> None:
+    assert not imported(file) & NETWORK
+
+
+@pytest.mark.parametrize("file", [*sources(LIB), *sources(TRAINING)], ids=lambda file: file.stem)
+def test_no_file_that_is_read_can_run_code(file: Path) -> None:
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.Call):
+            continue
+        name, words = ast.unparse(node.func), [ast.unparse(word) for word in node.keywords]
+        assert not name.endswith(("pickle.load", "pickle.loads", "Unpickler", "marshal.load", "marshal.loads")), file
+        assert "allow_pickle=True" not in words, file
+        # NumPy refuses pickles unless told otherwise; torch has to be told, because older ones did not.
+        assert name != "torch.load" or "weights_only=True" in words, file
+
+
+@pytest.mark.parametrize("file", [*sources(LIB), *sources(TRAINING)], ids=lambda file: file.stem)
+def test_every_module_says_what_it_decides(file: Path) -> None:
+    assert ast.get_docstring(ast.parse(file.read_text(encoding="utf-8")))
+
+
+# ---- weight
+
+
+def light_modules() -> list[str]:
+    names = [module_name(file, LIB) for file in sources(LIB) if file.stem != "__main__"]
+    return [name for name in names if name in LIGHT or not name.startswith(NEED_TORCH)]
+
+
+def test_the_light_rooms_import_without_torch() -> None:
+    # VTK is no part of the library's own dependencies; the files that draw with it are not imported here.
+    names = [name for name in light_modules() if not name.startswith("PartialSegLib.rendering.")]
+    assert {"PartialSegLib.images", "PartialSegLib.bundle", "PartialSegLib.cli"} <= set(names)
+    code = (
+        "import importlib, sys\n"
+        f"for name in {names!r}:\n"
+        "    importlib.import_module(name)\n"
+        "    assert 'torch' not in sys.modules, f'{name} imports torch'\n"
+        "assert not {'PartialSegTraining', 'openvino', 'vtk', 'highdicom'} & set(sys.modules)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_structures_cards_and_catalog_import_without_numpy() -> None:
+    code = (
+        "import sys\n"
+        "import PartialSegLib.structures, PartialSegLib.card, PartialSegLib.bundle, PartialSegLib.catalog\n"
+        "import PartialSegLib.errors, PartialSegLib.progress, PartialSegLib.inference.presets\n"
+        "assert not {'torch', 'numpy'} & set(sys.modules)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 0, ended.stderr
+
+
+# ---- data
+
+
+def documents() -> Iterator[tuple[Path, Path]]:
+    """Yield every JSON file of the library with its schema."""
+    data = LIB / "data"
+    yield data / "structures.json", data / "structures.schema.json"
+    for file in sorted((data / "label_spaces").glob("*.json")):
+        yield file, data / "label_space.schema.json"
+    for file in sorted((LIB / "models").glob("*/card.json")):
+        yield file, data / "card.schema.json"
+
+
+@pytest.fixture(scope="module")
+def registry() -> Registry[Any]:
+    files = (LIB / "data").glob("*.schema.json")
+    return Registry().with_resources((file.name, Resource.from_contents(read(file))) for file in files)
+
+
+def read(file: Path) -> Any:
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("schema", sorted((LIB / "data").glob("*.schema.json")), ids=lambda file: file.stem)
+def test_every_schema_is_one(schema: Path) -> None:
+    Draft202012Validator.check_schema(read(schema))
+
+
+@pytest.mark.parametrize(("file", "schema"), list(documents()), ids=lambda file: f"{file.parent.name}-{file.stem}")
+def test_data_fits_its_schema(file: Path, schema: Path, registry: Registry[Any]) -> None:
+    Draft202012Validator(read(schema), registry=registry).validate(read(file))
+
+
+def test_every_json_file_of_the_library_has_a_schema() -> None:
+    checked = {file for file, _ in documents()}
+    assert {file for file in LIB.rglob("*.json") if not file.name.endswith(".schema.json")} == checked
+
+
+def test_a_file_names_the_schema_that_it_fits() -> None:
+    named = [(file, schema) for file, schema in documents() if "$schema" in read(file)]
+    assert named
+    for file, schema in named:
+        assert (file.parent / read(file)["$schema"]).resolve() == schema
+
+
+@pytest.mark.parametrize(("package", "folder"), [("PartialSegLib", LIB), ("PartialSegTraining", TRAINING)])
+def test_data_is_part_of_the_package(package: str, folder: Path) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    patterns = project["tool"]["setuptools"]["package-data"][package]
+    packed = {file for pattern in patterns for file in folder.glob(pattern)}
+    data = {file for file in folder.rglob("*") if file.is_file() and file.suffix not in (".py", ".pyc")}
+    assert data
+    assert data <= packed
