@@ -78,6 +78,17 @@ def test_a_coarse_window_is_cut_from_the_coarse_volume() -> None:
     assert {draw.level for step in range(10) for draw in sampler(coarse=0.5).draws(step)} == {0, 1}
 
 
+def test_the_first_steps_are_coarse_and_become_as_fine_as_the_recipe_says() -> None:
+    windows = sampler(coarse=0.1, coarse_steps=200)
+
+    def coarse_share(first: int) -> float:
+        return float(np.mean([draw.level for step in range(first, first + 30) for draw in windows.draws(step)]))
+
+    assert coarse_share(0) > 0.8
+    assert 0.35 < coarse_share(90) < 0.75
+    assert coarse_share(400) < 0.25
+
+
 def test_a_collection_without_a_known_structure_is_refused() -> None:
     recipe = SamplingRecipe(window=WINDOW, batch=1)
     with pytest.raises(CollectionError, match="No case annotates"):

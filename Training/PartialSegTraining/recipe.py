@@ -88,6 +88,9 @@ class SamplingRecipe:
         Such a center is moved by up to this part of the window along each axis.
     coarse : float
         Probability that a window is cut at ``coarse_spacing``.
+    coarse_steps : int
+        Over this many first steps that probability falls evenly from 1: a coarse window shows
+        several times as much anatomy, so that a network learns sooner where things lie.
     tasks : mapping of str to int
         How often a task is drawn in one round; 1 where it is not named.
     """
@@ -97,6 +100,7 @@ class SamplingRecipe:
     foreground: float = 0.5
     jitter: float = 0.25
     coarse: float = 0.0
+    coarse_steps: int = 0
     tasks: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -105,6 +109,7 @@ class SamplingRecipe:
         for name, value, top in (("foreground", self.foreground, 1.0), ("jitter", self.jitter, 0.5)):
             require(0.0 <= value <= top, name, value, f"in 0 to {top}")
         require(0.0 <= self.coarse <= 1.0, "coarse", self.coarse, "in 0 to 1")
+        require(self.coarse_steps >= 0, "coarse_steps", self.coarse_steps, "at least 0")
         require(min(self.tasks.values(), default=1) >= 1, "tasks", dict(self.tasks), "at least 1 each")
 
 

@@ -92,8 +92,14 @@ class WindowSampler:
         case = self._case(task, turn)
         rng = np.random.default_rng((self._seed, _WINDOW, number))
         cached = self._cases[case]
-        level = int(rng.random() < self._recipe.coarse) if len(cached.levels) > 1 else 0
+        level = int(rng.random() < self._coarse(number // self._recipe.batch)) if len(cached.levels) > 1 else 0
         return Draw(case, task, level, self._center(cached, task, cached.levels[level], rng))
+
+    def _coarse(self, step: int) -> float:
+        """Return the probability of a coarse window at a step."""
+        recipe = self._recipe
+        start = max(0.0, 1.0 - step / recipe.coarse_steps) if recipe.coarse_steps else 0.0
+        return recipe.coarse + (1.0 - recipe.coarse) * start
 
     def _task(self, number: int) -> tuple[int, int]:
         """Return the task of a window, and how many windows of that task came before it."""
