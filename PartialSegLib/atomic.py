@@ -50,6 +50,36 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
+def replacing_file(path: str | Path, ending: str) -> Iterator[Path]:
+    """Give a temporary name for a writer that takes names, and move it to `path` at the end.
+
+    Parameters
+    ----------
+    path : str or Path
+        Final name. Its folder must exist.
+    ending : str
+        File name ending that the writer looks at (``.nii.gz``).
+
+    Yields
+    ------
+    Path
+        Temporary name beside `path`, with that ending.
+
+    Raises
+    ------
+    OSError
+        When the finished file cannot take its name.
+    """
+    path = Path(path)
+    unfinished = path.with_name(f".{secrets.token_hex(6)}.part{ending}")
+    try:
+        yield unfinished
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
 def replacing_folder(folder: str | Path) -> Iterator[Path]:
     """Fill a folder that takes its name only when complete, in place of an older one.
 

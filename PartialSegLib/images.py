@@ -215,9 +215,9 @@ def write_image(image: Image, path: str | Path) -> None:
 
 def _load(path: Path, series: str | None) -> Image:
     """Read `path` by its kind, refusing what is no volume."""
-    from PartialSegLib.dicomheaders import is_dicom_file
-    from PartialSegLib.dicomseries import read_dicom
     from PartialSegLib.imagefiles import ending, read_volume
+    from PartialSegLib.imagefiles.dicomheaders import is_dicom_file
+    from PartialSegLib.imagefiles.dicomseries import read_dicom
 
     try:
         path.stat()

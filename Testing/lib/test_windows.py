@@ -39,9 +39,7 @@ def test_windows_cover_every_voxel_with_at_least_the_overlap(place, overlap):
         starts = place(int(length), 48, overlap)
         assert starts[0] == 0
         assert starts[-1] == max(0, length - 48)
-        assert all(
-            second - first <= np.ceil(48 * (1 - overlap)) for first, second in zip(starts, starts[1:], strict=False)
-        )
+        assert all(after - before <= np.ceil(48 * (1 - overlap)) for before, after in pairwise(starts))
 
 
 def test_weight_sums_factorise_over_the_axes():

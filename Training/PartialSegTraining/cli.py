@@ -9,15 +9,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PartialSegLib.errors import CollectionError
+from PartialSegLib.terminal import terminal_monitor
 
 if TYPE_CHECKING:
     from PartialSegLib.progress import Monitor
@@ -192,38 +189,3 @@ def _write_collection(phantoms: PhantomRecipe, folder: Path, workers: int | None
 
 def _report(arguments: argparse.Namespace, document: dict[str, Any], sentence: str) -> None:
     print(json.dumps(document, indent=1) if arguments.json else sentence)
-
-
-@contextmanager
-def terminal_monitor() -> Iterator[Monitor]:
-    """Yield a monitor with a progress bar per stage on stderr; Ctrl+C cancels it, a second one kills."""
-    from tqdm import tqdm
-
-    from PartialSegLib.progress import Monitor, Progress
-
-    bars: dict[str, tqdm[Any]] = {}
-
-    def show(progress: Progress) -> None:
-        if progress.stage not in bars:
-            for bar in bars.values():
-                bar.close()
-            # The first value is what an earlier run had done: the pace counts from there.
-            bars[progress.stage] = tqdm(
-                total=progress.total, initial=progress.done, desc=progress.stage, file=sys.stderr, disable=None
-            )
-        bar = bars[progress.stage]
-        bar.update(progress.done - bar.n)
-
-    monitor = Monitor(show)
-
-    def interrupt(signum: int, frame: object) -> None:
-        monitor.cancel()
-        signal.signal(signal.SIGINT, previous)
-
-    previous = signal.signal(signal.SIGINT, interrupt)
-    try:
-        yield monitor
-    finally:
-        signal.signal(signal.SIGINT, previous)
-        for bar in bars.values():
-            bar.close()

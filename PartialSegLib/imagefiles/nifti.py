@@ -19,8 +19,8 @@ from typing import BinaryIO, cast
 import numpy as np
 
 from PartialSegLib.errors import ImageError
+from PartialSegLib.imagefiles.itk import geometry_of, itk_reason, named_geometry, simpleitk, single_volume, unoriented
 from PartialSegLib.images import Geometry, Image
-from PartialSegLib.itk import geometry_of, itk_reason, named_geometry, simpleitk, single_volume, unoriented
 
 _HEADER_BYTES = 348
 _CHUNK = 1 << 22

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from PartialSegLib.dicomgrid import arrange
-from PartialSegLib.dicomheaders import Scan, SliceHeader, refuse_short_pixels, scan_folder, series_of
 from PartialSegLib.errors import ImageError
+from PartialSegLib.imagefiles.dicomgrid import arrange
+from PartialSegLib.imagefiles.dicomheaders import Scan, SliceHeader, refuse_short_pixels, scan_folder, series_of
+from PartialSegLib.imagefiles.itk import itk_reason, simpleitk
 from PartialSegLib.images import Image
-from PartialSegLib.itk import itk_reason, simpleitk
 
 
 def read_dicom(path: Path, series: str | None = None) -> Image:
@@ -41,7 +41,7 @@ def read_dicom(path: Path, series: str | None = None) -> Image:
     ------
     ImageError
         When there is no series, or none was chosen of several; when a file is damaged; and when
-        the slices form no grid (see :func:`~PartialSegLib.dicomgrid.arrange`).
+        the slices form no grid (see :func:`~PartialSegLib.imagefiles.dicomgrid.arrange`).
     """
     is_file = path.is_file() and path.name != "DICOMDIR"
     folder = path if path.is_dir() else path.parent

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from PartialSegLib.dicomheaders import Place, SliceHeader
 from PartialSegLib.errors import ImageError
+from PartialSegLib.imagefiles.dicomheaders import Place, SliceHeader
 from PartialSegLib.images import Geometry
 
 #: Slices count as evenly spaced when each lies within this part of their distance, or within the

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from PartialSegLib.errors import ImageError
-from PartialSegLib.itk import itk_reason, simpleitk
+from PartialSegLib.imagefiles.itk import itk_reason, simpleitk
 
 #: Series of these modalities have pixels, but are no scan.
 _NOT_SCANS = frozenset({"SEG", "RTDOSE", "RTIMAGE"})

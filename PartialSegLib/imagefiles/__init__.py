@@ -1,6 +1,6 @@
 """How NIfTI, NRRD and MetaImage files become an :class:`~PartialSegLib.images.Image` and back.
 
-ITK does the work, except for the voxels of NIfTI (see ``niftifiles.py``). This file adds what ITK
+ITK does the work, except for the voxels of NIfTI (see ``nifti.py``). This file adds what ITK
 leaves out: it refuses what is not one scalar volume, says when a header leaves the orientation
 open, and writes a file in one step or not at all.
 Called by :func:`~PartialSegLib.images.read_image` and :func:`~PartialSegLib.images.write_image`.
@@ -8,20 +8,18 @@ Called by :func:`~PartialSegLib.images.read_image` and :func:`~PartialSegLib.ima
 
 from __future__ import annotations
 
-import os
-import secrets
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from PartialSegLib.atomic import replacing_file
 from PartialSegLib.errors import ImageError
+from PartialSegLib.imagefiles.itk import geometry_of, itk_reason, simpleitk, single_volume, unoriented
+from PartialSegLib.imagefiles.metaimage import verify_metaimage
+from PartialSegLib.imagefiles.nifti import read_nifti
 from PartialSegLib.images import WRITABLE, Image
-from PartialSegLib.itk import geometry_of, itk_reason, simpleitk, single_volume, unoriented
-from PartialSegLib.metaimagecheck import verify_metaimage
-from PartialSegLib.niftifiles import read_nifti
 
 #: ITK's reader of each ending, named so that a file is never taken for another format.
 _READERS = {
@@ -93,35 +91,18 @@ def write_volume(image: Image, path: Path) -> None:
     volume.SetSpacing(image.geometry.spacing)
     volume.SetOrigin(image.geometry.origin)
     volume.SetDirection(image.geometry.direction)
-    with replacing(path, kind) as unfinished:
-        try:
-            # Level 1 is several times faster than the default, and CT hardly gets larger.
-            itk.WriteImage(volume, str(unfinished), True, 1, imageIO=_READERS[kind])
-        except RuntimeError as error:
-            raise ImageError(
-                f"'{path}' could not be written ({itk_reason(error)}).", "Is the disk full, or the folder protected?"
-            ) from error
-
-
-@contextmanager
-def replacing(path: Path, suffix: str) -> Iterator[Path]:
-    """Give a temporary name beside `path`, and move it there when the block ends without error.
-
-    Raises
-    ------
-    ImageError
-        When the folder does not exist, or the finished file cannot take its name.
-    """
     if not path.parent.is_dir():
         raise ImageError(f"There is no folder '{path.parent}' to write '{path.name}' into.", "Make it first.")
-    unfinished = path.parent / f".partialseg-{secrets.token_hex(6)}{suffix}"
     try:
-        yield unfinished
-        os.replace(unfinished, path)
+        with replacing_file(path, kind) as unfinished:
+            # Level 1 is several times faster than the default, and CT hardly gets larger.
+            itk.WriteImage(volume, str(unfinished), True, 1, imageIO=_READERS[kind])
+    except RuntimeError as error:
+        raise ImageError(
+            f"'{path}' could not be written ({itk_reason(error)}).", "Is the disk full, or the folder protected?"
+        ) from error
     except OSError as error:
         raise ImageError(f"'{path}' could not be written: {error.strerror}.", "Choose another name.") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _voxels(volume: Any, path: Path) -> tuple[np.ndarray, tuple[str, ...]]:

@@ -2,7 +2,7 @@
 
 ITK reads damaged compressed voxels without an error, and tells of missing ones on the console
 only. Called by ``imagefiles.py`` before ITK reads the file. NRRD's reader checks all of this
-itself, and ``niftifiles.py`` does for NIfTI.
+itself, and ``nifti.py`` does for NIfTI.
 """
 
 from __future__ import annotations
