@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -53,3 +54,11 @@ def random_bundle(
         **fields,
     )
     return ModelBundle.create(folder, card, network.state_dict())
+
+
+def random_predictor(
+    parameters: DoDNetParameters, window: tuple[int, int, int], preprocessing: Preprocessing = TWO_MM
+) -> Predictor:
+    """Return a predictor of a model with random weights, on the CPU."""
+    with tempfile.TemporaryDirectory() as folder:
+        return Predictor(random_bundle(Path(folder) / "random", parameters, window, preprocessing), "cpu")

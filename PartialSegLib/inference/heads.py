@@ -57,23 +57,6 @@ class LogitSource(Protocol):
         """Write the logits of flattened voxels `start` to `stop` into ``out[:, : stop - start]``."""
 
 
-class DenseLogits:
-    """Logits that a network with a head of its own kind computed for the whole window.
-
-    Parameters
-    ----------
-    logits : Tensor
-        (C, V) of the chosen channels, flattened over the window.
-    """
-
-    def __init__(self, logits: Tensor) -> None:
-        self._logits = logits
-
-    def fill(self, start: int, stop: int, out: Tensor) -> None:
-        """See :class:`LogitSource`."""
-        out[:, : stop - start].copy_(self._logits[:, start:stop])
-
-
 class PointwiseLogits:
     """Heads of 1x1x1 convolutions, stacked over the tasks.
 
@@ -103,6 +86,45 @@ class PointwiseLogits:
         block = self._map[:, start:stop]
         for stack in self._stacks:
             stack.fill(block, out)
+
+
+class JoinedLogits:
+    """Several sources that each fill rows of their own.
+
+    Parameters
+    ----------
+    sources : sequence of LogitSource
+        Of the same window.
+    """
+
+    def __init__(self, sources: Sequence[LogitSource]) -> None:
+        self._sources = sources
+
+    def fill(self, start: int, stop: int, out: Tensor) -> None:
+        """See :class:`LogitSource`."""
+        for source in self._sources:
+            source.fill(start, stop, out)
+
+
+class DenseRows:
+    """Rows of logits that a network computed for the whole window with a head of its own kind.
+
+    Parameters
+    ----------
+    logits : Tensor
+        (C, V) channels, flattened over the window.
+    rows : sequence of int
+        Row of the accumulator for each channel.
+    """
+
+    def __init__(self, logits: Tensor, rows: Sequence[int]) -> None:
+        self._logits = logits
+        self._rows = rows
+
+    def fill(self, start: int, stop: int, out: Tensor) -> None:
+        """See :class:`LogitSource`."""
+        for channel, row in enumerate(self._rows):
+            out[row, : stop - start].copy_(self._logits[channel, start:stop])
 
 
 class _StackedHeads:
@@ -168,11 +190,8 @@ def logit_source(network: PartialLabelNetwork, features: Features, selections: S
     if all(head is not None for head in heads):
         feature_map = features.map[0].float().contiguous().flatten(1)
         return PointwiseLogits(feature_map, [head for head in heads if head is not None], selections)
-    channels = sum(len(selection.channels) for selection in selections)
-    voxels = features.map[0, 0].numel()
-    logits = torch.empty(channels, voxels, device=features.map.device)
+    answers: list[LogitSource] = []
     for selection in selections:
-        answer = network.logits(features, task_tensor(selection.task, features.map.device))[0].flatten(1)
-        for channel, row in zip(selection.channels, selection.rows, strict=True):
-            logits[row] = answer[channel]
-    return DenseLogits(logits)
+        logits = network.logits(features, task_tensor(selection.task, features.map.device))[0].flatten(1)
+        answers.append(DenseRows(logits[list(selection.channels)], selection.rows))
+    return JoinedLogits(answers)

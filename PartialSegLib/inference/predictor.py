@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from itertools import product
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,9 +19,8 @@ from torch.nn import functional
 from PartialSegLib.bundle import ModelBundle
 from PartialSegLib.errors import MemoryForecastError, PartialSegError
 from PartialSegLib.images import Image
-from PartialSegLib.inference.export import SlabExporter
 from PartialSegLib.inference.extractors import Extractor, make_extractor
-from PartialSegLib.inference.heads import Selection, logit_source, select_channels
+from PartialSegLib.inference.passes import Job, Outcome, Passes
 from PartialSegLib.inference.planner import (
     Forecast,
     NetworkCosts,
@@ -34,9 +32,7 @@ from PartialSegLib.inference.planner import (
     network_costs,
 )
 from PartialSegLib.inference.presets import Preset, preset_named
-from PartialSegLib.inference.slabs import SlabRing
-from PartialSegLib.inference.windows import Starts, WindowGrid
-from PartialSegLib.networks.contract import Features, task_tensor
+from PartialSegLib.inference.windows import WindowGrid
 from PartialSegLib.postprocessing import apply_rules
 from PartialSegLib.preprocessing import (
     NetworkGrid,
@@ -74,34 +70,6 @@ class Result:
     segmentation: Segmentation
     report: dict[str, Any]
     uncertainty: Image | None = None
-
-
-@dataclass
-class _Outcome:
-    """Masks and measurements of one pass over an image."""
-
-    masks: dict[str, PackedMask] = field(default_factory=dict)
-    entropy: np.ndarray | None = None
-    structure_entropy: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class _Job:
-    """What stays the same over the passes of a run: the input, its windows and the preset."""
-
-    volume: Tensor
-    grid: NetworkGrid
-    windows: WindowGrid
-    preset: Preset
-    uncertainty: bool
-    stage: str
-
-    @property
-    def flips(self) -> list[tuple[int, ...]]:
-        """Axes (of a (D, H, W) window) that each copy is mirrored along."""
-        if not self.preset.flips:
-            return [()]
-        return [tuple(axis for axis in range(3) if mirrored[axis]) for mirrored in product((False, True), repeat=3)]
 
 
 class Predictor:
@@ -153,7 +121,7 @@ class Predictor:
         recipe, chosen = self.bundle.card.preprocessing, preset_named(preset)
         grid = make_grid(image.geometry, recipe, recipe.spacing, find_crop(image, recipe))
         windows = WindowGrid.over(grid.shape, self._window, chosen.overlap, clamped=chosen.clamped)
-        return self._plan(grid, windows, chosen, len(structures))[0]
+        return self._plan(grid, windows, chosen, structures)[0]
 
     @torch.inference_mode()
     def segment(
@@ -273,16 +241,16 @@ class Predictor:
         monitor: Monitor,
         stage: str,
         uncertainty: bool,
-    ) -> tuple[_Outcome, Forecast, list[str]]:
+    ) -> tuple[Outcome, Forecast, list[str]]:
         """Segment a prepared image, climbing down the ladder of plans when memory runs out."""
         windows = WindowGrid.over(prepared.grid.shape, self._window, preset.overlap, clamped=preset.clamped)
         volume = _pad(prepared.volume, windows.shape, padding_value(self.bundle.card.preprocessing))
-        job = _Job(volume, prepared.grid, windows, preset, uncertainty, stage)
-        expected, rest = self._plan(prepared.grid, windows, preset, len(structures))
+        job = Job(volume, prepared.grid, windows, tuple(structures), preset, uncertainty, stage)
+        expected, rest = self._plan(prepared.grid, windows, preset, structures)
         taken: list[str] = []
         while True:
             try:
-                return self._execute(job, expected.plan, structures, monitor), expected, taken
+                return self._execute(job, expected, monitor), expected, taken
             except (RuntimeError, MemoryError) as error:
                 if not _is_out_of_memory(error):
                     raise
@@ -297,20 +265,22 @@ class Predictor:
             taken.append(f"memory ran out: continued with {expected.plan.describe()}")
 
     def _plan(
-        self, grid: NetworkGrid, windows: WindowGrid, preset: Preset, structures: int
+        self, grid: NetworkGrid, windows: WindowGrid, preset: Preset, structures: Sequence[str]
     ) -> tuple[Forecast, list[Plan]]:
         """Return the first plan that fits, and the more frugal ones after it."""
         if self._costs is None:
             self._costs = network_costs(self._network, self._window)
-        plans = list(ladder(self.device, structures))
-        copies = (8 if preset.flips else 1) * (len(self.label_space.tasks) if self._per_task else 1)
+        plans = list(ladder(self.device, len(structures)))
+        copies = 8 if preset.flips else 1
+        if self._network.features_depend_on_task:
+            copies *= len({self.label_space.task_of(key) for key in structures})
         for index, plan in enumerate(plans):
             expected = forecast(
                 plan,
                 self._costs,
                 windows,
                 grid,
-                structures,
+                len(structures),
                 copies=copies,
                 seconds_per_window=self._pace.get(plan.device),
             )
@@ -322,77 +292,13 @@ class Predictor:
             "Choose fewer tasks or a region of interest, or close other programs.",
         )
 
-    @property
-    def _per_task(self) -> bool:
-        return self._network.features_depend_on_task
-
-    def _execute(self, job: _Job, plan: Plan, structures: Sequence[str], monitor: Monitor) -> _Outcome:
-        """Run a plan: one pass over all windows for each group of structures."""
-        outcome = _Outcome()
-        groups = [list(part) for part in np.array_split(np.asarray(structures, dtype=object), plan.groups)]
-        total = len(job.windows) * len(groups)
+    def _execute(self, job: Job, expected: Forecast, monitor: Monitor) -> Outcome:
+        """Run a plan, and remember its pace for the next forecast."""
+        plan = expected.plan
         started = time.perf_counter()
-        for index, group in enumerate(groups):
-            self._pass(job, plan, group, monitor, (index * len(job.windows), total), outcome)
-        if outcome.entropy is not None:
-            outcome.entropy /= len(groups)
-        self._pace[plan.device] = (time.perf_counter() - started) / (total * len(job.flips))
+        outcome = Passes(self._network, self._extractor(plan), plan, monitor).run(job)
+        self._pace[plan.device] = (time.perf_counter() - started) / max(1, expected.windows)
         return outcome
-
-    def _pass(
-        self,
-        job: _Job,
-        plan: Plan,
-        structures: list[str],
-        monitor: Monitor,
-        progress: tuple[int, int],
-        outcome: _Outcome,
-    ) -> None:
-        """Segment some structures over the whole volume and add them to the outcome."""
-        done, total = progress
-        selections = select_channels(self.label_space, structures)
-        dtype = torch.float16 if plan.half and plan.ring_device.type != "cpu" else torch.float32
-        ring = SlabRing(len(structures), job.windows, plan.ring_device, dtype)
-        exporter = SlabExporter(job.grid, job.windows, len(structures), plan.ring_device, confidence=job.uncertainty)
-        monitor.step(job.stage, done, total)
-        ends = [*job.windows.starts[0][1:], job.windows.shape[0]]
-        for (first, starts), last in zip(job.windows.rows(), ends, strict=True):
-            for begin in range(0, len(starts), plan.batch):
-                batch = starts[begin : begin + plan.batch]
-                self._windows(job, plan, batch, selections, ring)
-                done += len(batch)
-                monitor.step(job.stage, done, total)
-            exporter.take(ring, first, last)
-            ring.clear(max(first - 1, 0), last - 1)
-        outcome.masks.update(zip(structures, exporter.masks(), strict=True))
-        if exporter.confidence is not None:
-            gathered = exporter.confidence
-            values = gathered.values.astype(np.float32)
-            outcome.entropy = values if outcome.entropy is None else outcome.entropy + values
-            mean = gathered.inside / np.maximum(gathered.voxels, 1)
-            outcome.structure_entropy.update(zip(structures, mean.tolist(), strict=True))
-
-    def _windows(
-        self, job: _Job, plan: Plan, starts: list[Starts], selections: list[Selection], ring: SlabRing
-    ) -> None:
-        """Encode a batch of windows, once or in all mirrored copies, and blend their heads in."""
-        depth, height, width = self._window
-        batch = torch.stack([job.volume[z : z + depth, y : y + height, x : x + width] for z, y, x in starts])[:, None]
-        extractor = self._extractor(plan)
-        asked = [[selection] for selection in selections] if self._per_task else [selections]
-        for axes in job.flips:
-            mirrored = [axis + 2 for axis in axes]
-            windows = batch.flip(mirrored) if axes else batch
-            for group in asked:
-                task = task_tensor(group[0].task).expand(len(starts)) if self._per_task else None
-                features = extractor(windows, task)
-                for index, start in enumerate(starts):
-                    part = Features(features.map[index : index + 1], features.pooled[index : index + 1])
-                    if axes:
-                        part = Features(part.map.flip(mirrored), part.pooled)
-                    part = Features(part.map.to(plan.ring_device), part.pooled.to(plan.ring_device))
-                    source = logit_source(self._network.to(plan.ring_device), part, group)
-                    ring.add(start, source, 1.0 / len(job.flips))
 
     def _extractor(self, plan: Plan) -> Extractor:
         key = (plan.device, plan.half)

@@ -14,7 +14,7 @@ from monai.inferers import sliding_window_inference
 
 from PartialSegLib.images import Geometry
 from PartialSegLib.inference.export import SlabExporter
-from PartialSegLib.inference.heads import DenseLogits
+from PartialSegLib.inference.heads import DenseRows
 from PartialSegLib.inference.slabs import SlabRing
 from PartialSegLib.inference.windows import WindowGrid
 from PartialSegLib.preprocessing import NetworkGrid
@@ -35,7 +35,7 @@ def logits() -> torch.Tensor:
 
 def ours(mark) -> float:
     """Return seconds a window of the slab ring and its export."""
-    answer = DenseLogits(logits().flatten(1))
+    answer = DenseRows(logits().flatten(1), range(STRUCTURES))
     whole = tuple(slice(0, size) for size in SHAPE)
     grid = NetworkGrid(Geometry(SHAPE), (0, 1, 2), (False, False, False), whole, SHAPE)
     windows = WindowGrid.over(SHAPE, WINDOW, 0.5)

@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from PartialSegLib.errors import CancelledError, ImageError, LabelSpaceError, MemoryForecastError
 from PartialSegLib.images import Geometry, Image
-from PartialSegLib.inference import Predictor, extractors, planner, predictor
+from PartialSegLib.inference import Predictor, extractors, passes, planner, predictor
 from PartialSegLib.networks import DoDNet
 from PartialSegLib.progress import Monitor
 
@@ -180,14 +180,14 @@ def test_memory_that_runs_out_halves_the_class_group_and_says_so(bundle, monkeyp
     image, model = blobs(), Predictor(bundle, "cpu")
     expected = model.segment(image)
     assert expected.report["steps"] == []
-    ring = predictor.SlabRing
+    ring = passes.SlabRing
 
     def small_memory(channels, *arguments):
         if channels > 6:
             raise error
         return ring(channels, *arguments)
 
-    monkeypatch.setattr(predictor, "SlabRing", small_memory)
+    monkeypatch.setattr(passes, "SlabRing", small_memory)
     result = model.segment(image)
     assert "2 groups" in result.report["steps"][0]
     for key in expected.segmentation.keys:
@@ -198,7 +198,7 @@ def test_memory_that_always_runs_out_ends_in_a_clear_error(bundle, monkeypatch):
     def no_memory(*arguments):
         raise MemoryError
 
-    monkeypatch.setattr(predictor, "SlabRing", no_memory)
+    monkeypatch.setattr(passes, "SlabRing", no_memory)
     with pytest.raises(MemoryForecastError, match="the last way to run"):
         Predictor(bundle, "cpu").segment(blobs())
 
@@ -207,7 +207,7 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(bundle, monkeypatch):
     def broken(*arguments):
         raise RuntimeError("something else")
 
-    monkeypatch.setattr(predictor, "SlabRing", broken)
+    monkeypatch.setattr(passes, "SlabRing", broken)
     with pytest.raises(RuntimeError, match="something else"):
         Predictor(bundle, "cpu").segment(blobs())
 

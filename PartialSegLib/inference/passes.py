@@ -1,0 +1,172 @@
+"""Carrying out a plan: every window encoded, all wanted heads blended, finished slabs exported.
+
+Called by the predictor, which chooses the plan and handles what goes wrong.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import product
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from PartialSegLib.inference.export import Confidence, SlabExporter
+from PartialSegLib.inference.extractors import Extractor
+from PartialSegLib.inference.heads import JoinedLogits, LogitSource, Selection, logit_source, select_channels
+from PartialSegLib.inference.planner import Plan
+from PartialSegLib.inference.presets import Preset
+from PartialSegLib.inference.slabs import SlabRing
+from PartialSegLib.inference.windows import Starts, WindowGrid
+from PartialSegLib.networks.contract import Features, PartialLabelNetwork, task_tensor
+from PartialSegLib.preprocessing import NetworkGrid
+from PartialSegLib.progress import Monitor
+from PartialSegLib.segmentation import PackedMask
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is segmented, and how carefully.
+
+    Parameters
+    ----------
+    volume : Tensor
+        float32 (D, H, W) input, padded to ``windows.shape``.
+    grid : NetworkGrid
+        Its place in the image, without the padding.
+    windows : WindowGrid
+        All windows.
+    structures : tuple of str
+        Wanted structures.
+    preset : Preset
+        Mirrored copies or not.
+    uncertainty : bool
+        Gather the entropy too.
+    stage : str
+        Name of the work in progress reports.
+    """
+
+    volume: Tensor
+    grid: NetworkGrid
+    windows: WindowGrid
+    structures: tuple[str, ...]
+    preset: Preset
+    uncertainty: bool
+    stage: str
+
+    @property
+    def mirrorings(self) -> list[tuple[int, ...]]:
+        """Axes of a (D, H, W) window that each copy is mirrored along."""
+        if not self.preset.flips:
+            return [()]
+        return [tuple(axis for axis in range(3) if mirrored[axis]) for mirrored in product((False, True), repeat=3)]
+
+
+@dataclass
+class Outcome:
+    """What the passes over an image found.
+
+    Parameters
+    ----------
+    masks : dict of str to PackedMask
+        One per wanted structure, on the image's own grid.
+    entropy : numpy.ndarray, optional
+        float32 (z, y, x) of the crop: mean binary entropy of the structures, in bits.
+    structure_entropy : dict of str to float
+        Mean entropy of each structure inside its own mask.
+    """
+
+    masks: dict[str, PackedMask] = field(default_factory=dict)
+    entropy: np.ndarray | None = None
+    structure_entropy: dict[str, float] = field(default_factory=dict)
+
+    def add(self, structures: list[str], masks: list[PackedMask], confidence: Confidence | None, share: float) -> None:
+        """Add what one pass found; `share` is its part of all structures."""
+        self.masks.update(zip(structures, masks, strict=True))
+        if confidence is None:
+            return
+        values = confidence.values.astype(np.float32) * share
+        self.entropy = values if self.entropy is None else self.entropy + values
+        mean = confidence.inside / np.maximum(confidence.voxels, 1)
+        self.structure_entropy.update(zip(structures, mean.tolist(), strict=True))
+
+
+class Passes:
+    """Runs a job by a plan.
+
+    Parameters
+    ----------
+    network : PartialLabelNetwork
+        Owner of the heads, float32; it is moved to the plan's ring device.
+    extractor : Extractor
+        Of the network's features.
+    plan : Plan
+        Devices, batch and groups.
+    monitor : Monitor
+        Told about every window.
+    """
+
+    def __init__(self, network: PartialLabelNetwork, extractor: Extractor, plan: Plan, monitor: Monitor) -> None:
+        self._network = network.to(plan.ring_device)
+        self._extractor = extractor
+        self._plan = plan
+        self._monitor = monitor
+
+    def run(self, job: Job) -> Outcome:
+        """Make one pass over all windows for each group of structures."""
+        outcome = Outcome()
+        groups = np.array_split(np.asarray(job.structures, dtype=object), self._plan.groups)
+        for index, group in enumerate(groups):
+            self._pass(job, list(group), index * len(job.windows), outcome)
+        return outcome
+
+    def _pass(self, job: Job, structures: list[str], done: int, outcome: Outcome) -> None:
+        """Segment some structures over the whole volume; `done` windows were computed before."""
+        plan, windows = self._plan, job.windows
+        total = len(windows) * plan.groups
+        selections = select_channels(self._network.label_space, structures)
+        dtype = torch.float16 if plan.half and plan.ring_device.type != "cpu" else torch.float32
+        ring = SlabRing(len(structures), windows, plan.ring_device, dtype)
+        exporter = SlabExporter(job.grid, windows, len(structures), plan.ring_device, confidence=job.uncertainty)
+        self._monitor.step(job.stage, done, total)
+        ends = [*windows.starts[0][1:], windows.shape[0]]
+        for (first, starts), last in zip(windows.rows(), ends, strict=True):
+            for begin in range(0, len(starts), plan.batch):
+                batch = starts[begin : begin + plan.batch]
+                self._blend(job, batch, selections, ring)
+                done += len(batch)
+                self._monitor.step(job.stage, done, total)
+            exporter.take(ring, first, last)
+            ring.clear(max(first - 1, 0), last - 1)
+        outcome.add(structures, exporter.masks(), exporter.confidence, len(structures) / len(job.structures))
+
+    def _blend(self, job: Job, starts: list[Starts], selections: list[Selection], ring: SlabRing) -> None:
+        """Encode a batch of windows, once or in all mirrored copies, and blend their heads in."""
+        depth, height, width = job.windows.window
+        batch = torch.stack([job.volume[z : z + depth, y : y + height, x : x + width] for z, y, x in starts])[:, None]
+        for axes in job.mirrorings:
+            mirrored = [axis + 2 for axis in axes]
+            sources = self._sources(batch.flip(mirrored) if axes else batch, mirrored, selections)
+            for start, source in zip(starts, sources, strict=True):
+                ring.add(start, source, 1.0 / len(job.mirrorings))
+
+    def _sources(self, windows: Tensor, mirrored: list[int], selections: list[Selection]) -> list[LogitSource]:
+        """Return the wanted logits of each window of a batch, mirrored back."""
+        if not self._network.features_depend_on_task:
+            return self._answers(self._extractor(windows), mirrored, selections)
+        per_task = []
+        for selection in selections:
+            task = task_tensor(selection.task).expand(len(windows))
+            per_task.append(self._answers(self._extractor(windows, task), mirrored, [selection]))
+        return [JoinedLogits(sources) for sources in zip(*per_task, strict=True)]
+
+    def _answers(self, features: Features, mirrored: list[int], selections: list[Selection]) -> list[LogitSource]:
+        maps = features.map.flip(mirrored) if mirrored else features.map
+        device = self._plan.ring_device
+        return [
+            logit_source(
+                self._network, Features(maps[i : i + 1].to(device), features.pooled[i : i + 1].to(device)), selections
+            )
+            for i in range(len(maps))
+        ]
