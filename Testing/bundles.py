@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from PartialSegLib.bundle import Card, ModelBundle, Preprocessing
+from PartialSegLib.inference import Predictor
 from PartialSegLib.networks import DoDNet, DoDNetParameters
 from PartialSegLib.structures import LabelSpace
 
