@@ -109,6 +109,24 @@ class DoDNet(PartialLabelNetwork):
         self.layer_sizes = [(width, width)] * (depth - 1) + [(self.outputs, width)]
         condition = parameters.image_condition * c[3] + parameters.task_condition * self.tasks
         self.controller = nn.Conv3d(condition, sum(out * (n + 1) for out, n in self.layer_sizes), 1)
+        self._start_head()
+
+    def _start_head(self) -> None:
+        """Let training begin with heads of the size that Kaiming initialisation gives, one for each task.
+
+        With PyTorch's default the generated kernels are small and nearly the same for every task, and
+        the first hundreds of steps are lost.
+        """
+        columns = self.controller.weight[:, -self.tasks :] if self.parameters_.task_condition else None
+        first = 0
+        with torch.no_grad():
+            for out, inputs in self.layer_sizes:
+                part = slice(first, first + out * inputs)
+                nn.init.normal_(self.controller.bias[part], std=(2.0 / inputs) ** 0.5)
+                if columns is not None:
+                    nn.init.normal_(columns[part], std=0.5 * (2.0 / inputs) ** 0.5)
+                first = part.stop
+            nn.init.zeros_(self.controller.bias[first:])
 
     @property
     def divisor(self) -> tuple[int, int, int]:

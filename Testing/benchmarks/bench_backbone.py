@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
-from harness import Row, interleaved
 
+from harness import Row, interleaved
 from PartialSegLib.inference.extractors import OpenVINOExtractor, TorchExtractor, openvino_installed
 from PartialSegLib.networks import DoDNet, DoDNetParameters
 from PartialSegLib.structures import LabelSpace

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from harness import Row, seconds
 from torch.nn import functional
 
+from harness import Row, seconds
 from PartialSegLib.images import Geometry
 from PartialSegLib.inference.export import SlabExporter
 from PartialSegLib.inference.slabs import SlabRing

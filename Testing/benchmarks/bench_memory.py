@@ -10,10 +10,10 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
-from bundles import TWO_MM, random_predictor
-from harness import Row, in_child
 from scipy import ndimage
 
+from bundles import TWO_MM, random_predictor
+from harness import Row, in_child
 from PartialSegLib.images import Geometry, Image
 from PartialSegLib.inference import extractors
 from PartialSegLib.networks import DoDNetParameters

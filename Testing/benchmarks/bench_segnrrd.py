@@ -14,8 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from harness import Row, in_child, interleaved, seconds
 
+from harness import Row, in_child, interleaved, seconds
 from PartialSegLib.images import Geometry
 from PartialSegLib.segmentation import PackedMask, Segmentation
 from PartialSegLib.segmentationfiles import read_segmentation, write_segmentation

@@ -9,9 +9,9 @@ from __future__ import annotations
 import time
 
 import torch
-from harness import Row, in_child
 from monai.inferers import sliding_window_inference
 
+from harness import Row, in_child
 from PartialSegLib.images import Geometry
 from PartialSegLib.inference.export import SlabExporter
 from PartialSegLib.inference.heads import DenseRows

@@ -9,9 +9,9 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+
 from bundles import random_predictor
 from harness import Row, interleaved, seconds
-
 from PartialSegLib.bundle import Preprocessing
 from PartialSegLib.images import Geometry, Image
 from PartialSegLib.inference.extractors import make_extractor

@@ -18,6 +18,7 @@ from itertools import product
 from pathlib import Path
 
 import torch
+
 from PartialSegTraining.recipe import Recipe, load_recipe
 from PartialSegTraining.trainer import Trainer, choose_device
 

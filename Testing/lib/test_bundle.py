@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 import torch
-from bundles import random_bundle, random_dodnet
 from jsonschema import Draft202012Validator
 from referencing import Registry, Resource
 from safetensors.torch import load_file, save_file
 
+from bundles import random_bundle, random_dodnet
 from PartialSegLib.bundle import CARD, WEIGHTS, Card, ModelBundle, Preprocessing
 from PartialSegLib.errors import BundleError
 from PartialSegLib.structures import LabelSpace

@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from bundles import random_bundle
 
+from bundles import random_bundle
 from PartialSegLib import catalog
 from PartialSegLib.bundle import CARD, ModelBundle
 from PartialSegLib.errors import BundleError

@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from bundles import random_bundle
 from dicom_factory import write_series
 from scipy import ndimage
 
 import PartialSegLib
+from bundles import random_bundle
 from PartialSegLib import catalog, cli
 from PartialSegLib.bundle import WEIGHTS, ModelBundle
 from PartialSegLib.commands import info

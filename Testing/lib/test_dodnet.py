@@ -8,10 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-import vectors
-from bundles import TINY, random_dodnet
 from torch.nn import functional
 
+import vectors
+from bundles import TINY, random_dodnet
 from PartialSegLib.networks import DoDNet, DoDNetParameters
 from PartialSegLib.networks.blocks import WeightStandardizedConv3d, fold_weight_standardization
 from PartialSegLib.networks.contract import Features, weight_count

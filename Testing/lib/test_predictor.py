@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from bundles import TINY, TINY_WINDOW, TWO_MM, random_bundle, random_dodnet
-from dense import dense_masks
 from scipy import ndimage
 
+from bundles import TINY, TINY_WINDOW, TWO_MM, random_bundle, random_dodnet
+from dense import dense_masks
 from PartialSegLib.errors import CancelledError, ImageError, LabelSpaceError, MemoryForecastError
 from PartialSegLib.images import Geometry, Image
 from PartialSegLib.inference import Predictor, extractors, passes, planner, predictor

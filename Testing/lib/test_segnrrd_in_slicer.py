@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from drawn_cases import arrays, grid, segmentation, structures
-from slicer_scene import LPS_RAS, SlicerScene
 
 from PartialSegLib.images import Geometry, Image
 from PartialSegLib.segmentation import PackedMask, Segmentation
 from PartialSegLib.segmentationfiles import read_segmentation, segnrrd, write_segmentation
+from slicer_scene import LPS_RAS, SlicerScene
 
 KINDS = ["straight", "flipped", "oblique", "sheared"]
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PartialSegTraining.cache import CachedCase, Level
-from PartialSegTraining.recipe import Recipe, load_recipe
 
 from PartialSegLib.images import Geometry, Image, write_image
 from PartialSegLib.structures import LabelSpace
+from PartialSegTraining.cache import CachedCase, Level
+from PartialSegTraining.recipe import Recipe, load_recipe
 
 SPACE = LabelSpace.named("mots")
 GEOMETRY = Geometry((20, 24, 28), (2.0, 2.0, 2.5), (10.0, -20.0, 5.0))

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 from partial_cases import GEOMETRY, SPACE, ball, write_collection
-from PartialSegTraining import cache
-from PartialSegTraining.cache import CachedCase, entry_key, prepare_cases
-from PartialSegTraining.cases import Case, read_collection
 
 from PartialSegLib.bundle import Preprocessing
 from PartialSegLib.errors import CancelledError, CollectionError
 from PartialSegLib.images import Image, write_image
 from PartialSegLib.progress import Monitor
+from PartialSegTraining import cache
+from PartialSegTraining.cache import CachedCase, entry_key, prepare_cases
+from PartialSegTraining.cases import Case, read_collection
 
 # The grid of the cases themselves, so that masks come through unchanged.
 RECIPE = Preprocessing(

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from partial_cases import GEOMETRY, SPACE, ball, write_collection, write_decathlon
-from PartialSegTraining.cases import read_collection, read_decathlon, read_mask_folders
 
 from PartialSegLib.errors import CollectionError, LabelSpaceError
 from PartialSegLib.images import Geometry, Image, write_image
+from PartialSegTraining.cases import read_collection, read_decathlon, read_mask_folders
 
 LABELS = {1: ("liver",), 2: ("liver", "liver_tumor")}
 KEYS = ("liver", "liver_tumor")

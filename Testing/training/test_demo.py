@@ -6,15 +6,15 @@ import json
 from pathlib import Path
 
 import pytest
-from bundles import random_bundle
-from PartialSegTraining.demo import Demo, run_demo
 
+from bundles import random_bundle
 from PartialSegLib.bundle import Preprocessing
 from PartialSegLib.errors import CollectionError
 from PartialSegLib.images import read_image
 from PartialSegLib.inference import Predictor
 from PartialSegLib.rendering import opengl
 from PartialSegLib.segmentationfiles import read_segmentation
+from PartialSegTraining.demo import Demo, run_demo
 
 pytest.importorskip("pydicom")
 pytest.importorskip("highdicom")

@@ -11,19 +11,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bundles import random_bundle
-from PartialSegTraining import evaluation
-from PartialSegTraining.cases import read_mask_folders
-from PartialSegTraining.evaluation import find_pairs, score_model
-from PartialSegTraining.scoretable import CaseScores, ScoreTable, Summary
 
-from PartialSegLib.bundle import Preprocessing
+from bundles import random_bundle
+from PartialSegLib.bundle import ModelBundle, Preprocessing
 from PartialSegLib.errors import CollectionError, PartialSegError
 from PartialSegLib.images import Geometry, Image, write_image
 from PartialSegLib.metrics import DEFINITIONS, Score
 from PartialSegLib.segmentation import Segmentation
 from PartialSegLib.segmentationfiles import write_segmentation
 from PartialSegLib.structures import LabelSpace, catalogue
+from PartialSegTraining import evaluation
+from PartialSegTraining.cases import read_mask_folders
+from PartialSegTraining.evaluation import find_pairs, score_model
+from PartialSegTraining.scoretable import CaseScores, ScoreTable, Summary
 
 pytest.importorskip("surface_distance")
 
@@ -111,12 +111,23 @@ def test_the_command_runs_a_model_over_a_collection(
     coarse = Preprocessing((8.0, 8.0, 8.0), (-400.0, 400.0), 0.0, 400.0, body_threshold=None)
     random_bundle(tmp_path / "random", preprocessing=coarse)
     arguments = ["--model", tmp_path / "random", "--collection", collection, "--limit", "1", "--device", "cpu"]
-    assert evaluate(*arguments, "--json", tmp_path / "r.json") == 0
+    assert evaluate(*arguments, "--report", tmp_path / "r.json") == 0
     assert "Mean of organs" in capsys.readouterr().out
     report = json.loads((tmp_path / "r.json").read_text())
     assert report["subject"] == {"model": "random", "preset": "standard", "cases": "1"}
     assert [case["name"] for case in report["cases"]] == ["case_1"]
     assert set(report["structures"]) == {"liver", "liver_tumor"}
+
+
+def test_measured_figures_can_be_written_on_the_card(collection: Path, tmp_path: Path) -> None:
+    coarse = Preprocessing((8.0, 8.0, 8.0), (-400.0, 400.0), 0.0, 400.0, body_threshold=None)
+    random_bundle(tmp_path / "random", preprocessing=coarse)
+    arguments = ["--model", tmp_path / "random", "--collection", collection, "--device", "cpu", "--card"]
+    assert evaluate(*arguments) == 0
+    figures = ModelBundle.open(tmp_path / "random").card.figures
+    assert figures["cases"] == "2"
+    assert set(figures["dice"]) == {"organs", "tumors", "liver", "liver_tumor"}
+    assert ModelBundle.open(tmp_path / "random").load_network() is not None
 
 
 def test_means_leave_out_absent_structures_and_count_missed_and_invented_ones() -> None:
@@ -173,7 +184,7 @@ def test_two_files_are_compared_and_reported(tmp_path: Path, capsys: pytest.Capt
     write_segmentation(segmentation(liver=cuboid((2, 4, 4)), spleen=cuboid((1, 1, 1))), tmp_path / "a.seg.nrrd")
     write_segmentation(segmentation(liver=cuboid((2, 4, 4)), spleen=cuboid((1, 1, 2))), tmp_path / "b.seg.nrrd")
     paths = tmp_path / "a.seg.nrrd", tmp_path / "b.seg.nrrd"
-    assert evaluate(*paths, "--json", tmp_path / "r.json", "--markdown", tmp_path / "r.md") == 0
+    assert evaluate(*paths, "--report", tmp_path / "r.json", "--markdown", tmp_path / "r.md") == 0
     assert "Liver" in capsys.readouterr().out
     report = json.loads((tmp_path / "r.json").read_text())
     assert report["structures"]["liver"]["dice"] == 1.0
@@ -186,7 +197,7 @@ def test_two_files_are_compared_and_reported(tmp_path: Path, capsys: pytest.Capt
 def test_folders_of_masks_are_compared_with_files(tmp_path: Path, collection: Path) -> None:
     write_segmentation(segmentation(liver=cuboid((2, 4, 4))), tmp_path / "a.seg.nrrd")
     masks = collection / "test" / "case_1" / "segmentations"
-    assert evaluate(tmp_path / "a.seg.nrrd", masks, "--json", tmp_path / "r.json") == 0
+    assert evaluate(tmp_path / "a.seg.nrrd", masks, "--report", tmp_path / "r.json") == 0
     report = json.loads((tmp_path / "r.json").read_text())
     assert {key: entry["dice"] for key, entry in report["structures"].items()} == {"liver": 1.0}
 
@@ -195,7 +206,7 @@ def test_masks_of_unknown_structures_are_compared_by_their_file_names(tmp_path: 
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
         write_image(Image(cuboid((2, 4, 4)).astype(np.uint8), GRID), tmp_path / folder / "left_rib_3.nii.gz")
-    assert evaluate(tmp_path / "one", tmp_path / "two", "--json", tmp_path / "r.json") == 0
+    assert evaluate(tmp_path / "one", tmp_path / "two", "--report", tmp_path / "r.json") == 0
     assert json.loads((tmp_path / "r.json").read_text())["structures"]["left_rib_3"]["name"] == "Left rib 3"
 
 
@@ -204,7 +215,7 @@ def test_folders_of_cases_are_matched_by_file_name(tmp_path: Path) -> None:
         (tmp_path / folder).mkdir()
         for case in ("x", "y"):
             write_segmentation(segmentation(liver=cuboid((2, 4, 4))), tmp_path / folder / f"{case}.seg.nrrd")
-    assert evaluate(tmp_path / "predicted", tmp_path / "true", "--json", tmp_path / "r.json") == 0
+    assert evaluate(tmp_path / "predicted", tmp_path / "true", "--report", tmp_path / "r.json") == 0
     report = json.loads((tmp_path / "r.json").read_text())
     assert [case["name"] for case in report["cases"]] == ["x", "y"]
     assert report["structures"]["liver"]["cases"] == 2

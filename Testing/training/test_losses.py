@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PartialSegTraining.losses import UNKNOWN, dodnet_loss
 from torch import Tensor
 
 from PartialSegLib.networks import build_network
 from PartialSegLib.structures import LabelSpace
+from PartialSegTraining.losses import UNKNOWN, dodnet_loss
 
 VECTORS = json.loads((Path(__file__).parents[1] / "data" / "losses.json").read_text())
 SHAPE = (3, 2, 8, 12, 10)

@@ -11,6 +11,11 @@ import cc3d
 import numpy as np
 import pydicom
 import pytest
+
+from PartialSegLib.errors import CancelledError, CollectionError
+from PartialSegLib.images import Geometry, Image, read_image
+from PartialSegLib.progress import Monitor, Progress
+from PartialSegLib.structures import LabelSpace, catalogue
 from PartialSegTraining.cases import read_collection, read_mask_folders
 from PartialSegTraining.phantoms import (
     GENERATOR_VERSION,
@@ -23,11 +28,6 @@ from PartialSegTraining.phantoms.acquisition import Scan
 from PartialSegTraining.phantoms.contrast import PHASES, Contrast
 from PartialSegTraining.phantoms.fields import SmoothField
 from PartialSegTraining.phantoms.frame import Frame
-
-from PartialSegLib.errors import CancelledError, CollectionError
-from PartialSegLib.images import Geometry, Image, read_image
-from PartialSegLib.progress import Monitor, Progress
-from PartialSegLib.structures import LabelSpace, catalogue
 
 COARSE = (4.0, 4.0, 5.0)
 #: Coarser than any scan: for what only concerns files.

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 from partial_cases import SPACE, cached_case, cached_cases, tiny_recipe
+
+from PartialSegLib.errors import CollectionError
 from PartialSegTraining.augmentation import Augmenter, Change, rotation_matrix
 from PartialSegTraining.losses import UNKNOWN
 from PartialSegTraining.recipe import AugmentationRecipe, SamplingRecipe
 from PartialSegTraining.sampling import Draw, WindowSampler
-
-from PartialSegLib.errors import CollectionError
 
 WINDOW = (16, 16, 16)
 PLAIN = AugmentationRecipe()

@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 import torch
 from partial_cases import SPACE, cached_case, cached_cases, tiny_recipe, write_collection
+
+from PartialSegLib.bundle import ModelBundle
+from PartialSegLib.errors import CancelledError, CollectionError
+from PartialSegLib.progress import Monitor, Progress
 from PartialSegTraining.recipe import Recipe, load_recipe, recipe_names
 from PartialSegTraining.schedules import averaging_decay, learning_rate
 from PartialSegTraining.state import load_checkpoint, new_state, save_checkpoint
 from PartialSegTraining.trainer import Trainer, choose_device, run, train
 from PartialSegTraining.validation import Validator, split_cases
-
-from PartialSegLib.bundle import ModelBundle
-from PartialSegLib.errors import CancelledError, CollectionError
-from PartialSegLib.progress import Monitor, Progress
 
 CPU = torch.device("cpu")
 

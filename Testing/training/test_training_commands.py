@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from partial_cases import SPACE, write_collection
-from PartialSegTraining import cli
-from PartialSegTraining.cases import read_mask_folders
 
 from PartialSegLib.bundle import ModelBundle
 from PartialSegLib.errors import CollectionError
 from PartialSegLib.images import read_image
+from PartialSegTraining import cli
+from PartialSegTraining.cases import read_mask_folders
 
 
 def call(*words: str) -> int:

@@ -183,8 +183,10 @@ def register(subparsers: Any) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda ... (default: auto)")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N cases")
     parser.add_argument("--tolerance", type=float, default=2.0, metavar="MM", help="of the surface Dice (default: 2)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every score of every case")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="write every score of every case as JSON")
+    parser.add_argument("--json", action="store_true", help="print that report instead of the table")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table for a README")
+    parser.add_argument("--card", action="store_true", help="write the means on the card of the model")
     parser.set_defaults(run=run)
 
 
@@ -199,10 +201,13 @@ def run(arguments: argparse.Namespace) -> int:
         )
     if arguments.limit is not None and arguments.limit < 1:
         raise PartialSegError(f"--limit {arguments.limit} leaves no case.", "Give at least 1.")
+    if arguments.card and not by_model:
+        raise PartialSegError("--card needs a model to write on.", "Give --model and --collection.")
     table = _run_model(arguments) if by_model else _run_pairs(arguments)
-    print(table.text())
+    report = json.dumps(table.report(), indent=1, allow_nan=False) + "\n"
+    print(report if arguments.json else table.text())
     for path, content in (
-        (arguments.json, json.dumps(table.report(), indent=1, allow_nan=False) + "\n"),
+        (arguments.report, report),
         (arguments.markdown, table.markdown()),
     ):
         if path is not None:
@@ -252,7 +257,10 @@ def _run_model(arguments: argparse.Namespace) -> ScoreTable:
     cases = read_mask_folders(arguments.collection / "test", predictor.label_space)[: arguments.limit]
     scores = score_model(predictor, _progress(cases), preset=arguments.preset, tolerance_mm=arguments.tolerance)
     subject = {"model": predictor.bundle.card.name, "preset": arguments.preset, "cases": str(len(cases))}
-    return ScoreTable(predictor.label_space.structures, tuple(scores), arguments.tolerance, subject)
+    table = ScoreTable(predictor.label_space.structures, tuple(scores), arguments.tolerance, subject)
+    if arguments.card:
+        predictor.bundle.with_figures(table.figures())
+    return table
 
 
 def _progress(items: Sequence[Any]) -> Iterable[Any]:

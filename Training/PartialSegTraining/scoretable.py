@@ -172,6 +172,12 @@ class ScoreTable:
             ],
         }
 
+    def figures(self) -> dict[str, Any]:
+        """Return the mean Dice of groups and structures, for the card of a model."""
+        dice = {key: summary.to_json()["dice"] for key, summary in (self.groups() | self.summaries()).items()}
+        rounded = {key: value if value is None else round(value, 4) for key, value in dice.items()}
+        return {"measured_on": "fully annotated test cases of the collection", **self.subject, "dice": rounded}
+
     def _rows(self) -> tuple[list[list[str]], list[list[str]]]:
         """Return the cells of header and structures, and those of the group means."""
         surface = f"Surface Dice at {self.tolerance_mm:g} mm"
