@@ -28,7 +28,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _TEXTS = ("name", "title", "description", "version", "modality", "license", "intended_use")
 _OBJECTS = ("network", "preprocessing", "label_space", "provenance", "figures", "weights")
-_FIELDS = frozenset(("format", "format_version", *_TEXTS, *_OBJECTS, "window"))
+_FIELDS = frozenset(("format", "format_version", *_TEXTS, *_OBJECTS, "window", "mirror_axes"))
 _MARKS = frozenset(("format", "format_version", "$schema"))
 _HINT = "See card.schema.json for the fields."
 
@@ -123,6 +123,9 @@ class Card:
         How an image becomes the network's input.
     window : tuple of int
         Sliding window, (D, H, W) voxels.
+    mirror_axes : tuple of int
+        Axes (0 = z, 1 = y, 2 = x) that it was trained mirrored along: the preset ``paper`` averages
+        copies mirrored along these.
     version : str
         Version of the model.
     modality : str
@@ -151,6 +154,7 @@ class Card:
     label_space: LabelSpace
     preprocessing: Preprocessing
     window: tuple[int, int, int]
+    mirror_axes: tuple[int, ...] = (0, 1, 2)
     version: str = "1.0.0"
     modality: str = "CT"
     license: str = "not stated"
@@ -167,6 +171,10 @@ class Card:
             )
         if len(self.window) != 3 or min(self.window) < 1:
             raise BundleError(f"The window {self.window} of model '{self.name}' is not three positive numbers.", _HINT)
+        if not set(self.mirror_axes) <= {0, 1, 2} or len(set(self.mirror_axes)) != len(self.mirror_axes):
+            raise BundleError(
+                f"The mirror axes {self.mirror_axes} of model '{self.name}' are not among 0, 1, 2.", _HINT
+            )
         for name in ("network_parameters", "provenance", "figures", "weights"):
             object.__setattr__(self, name, self._plain(name))
 
@@ -219,6 +227,7 @@ class Card:
             **{name: getattr(self, name) for name in _TEXTS},
             "network": {"name": self.network, "parameters": dict(self.network_parameters)},
             "window": list(self.window),
+            "mirror_axes": list(self.mirror_axes),
             "preprocessing": asdict(self.preprocessing),
             "label_space": self.label_space.to_json(),
             "provenance": dict(self.provenance),
@@ -242,6 +251,11 @@ def _fields(document: Mapping[str, Any]) -> dict[str, Any]:
     window = document["window"]
     if not isinstance(window, list) or len(window) != 3 or not all(_is_count(size) for size in window):
         raise ValueError(f"'window' is {window!r}, not three positive whole numbers")
+    axes = document["mirror_axes"]
+    if not isinstance(axes, list) or not all(
+        type(axis) is int and axis in (0, 1, 2) and axes.count(axis) == 1 for axis in axes
+    ):
+        raise ValueError(f"'mirror_axes' is {axes!r}, not some of 0, 1 and 2")
     if not _is_count(weights["bytes"]):
         raise ValueError(f"'weights.bytes' is {weights['bytes']!r}, not a positive whole number")
     return fields | {
@@ -250,6 +264,7 @@ def _fields(document: Mapping[str, Any]) -> dict[str, Any]:
         "label_space": _label_space(objects["label_space"]),
         "preprocessing": Preprocessing.from_json(objects["preprocessing"]),
         "window": tuple(window),
+        "mirror_axes": tuple(axes),
         **{name: objects[name] for name in ("provenance", "figures", "weights")},
     }
 

@@ -16,7 +16,6 @@ from PartialSegLib.inference.export import Confidence, SlabExporter
 from PartialSegLib.inference.extractors import Extractor
 from PartialSegLib.inference.heads import JoinedLogits, LogitSource, Selection, logit_source, select_channels
 from PartialSegLib.inference.planner import Plan
-from PartialSegLib.inference.presets import Preset
 from PartialSegLib.inference.slabs import SlabRing
 from PartialSegLib.inference.windows import Starts, WindowGrid
 from PartialSegLib.networks.contract import Features, PartialLabelNetwork, task_tensor
@@ -27,7 +26,7 @@ from PartialSegLib.segmentation import PackedMask
 
 @dataclass(frozen=True)
 class Job:
-    """What is segmented, and how carefully.
+    """What is segmented, and how.
 
     Parameters
     ----------
@@ -39,8 +38,8 @@ class Job:
         All windows.
     structures : tuple of str
         Wanted structures.
-    preset : Preset
-        Mirrored copies or not.
+    mirror_axes : tuple of int
+        Axes of a (D, H, W) window along which mirrored copies are averaged.
     uncertainty : bool
         Gather the entropy too.
     stage : str
@@ -51,16 +50,15 @@ class Job:
     grid: NetworkGrid
     windows: WindowGrid
     structures: tuple[str, ...]
-    preset: Preset
+    mirror_axes: tuple[int, ...]
     uncertainty: bool
     stage: str
 
     @property
     def mirrorings(self) -> list[tuple[int, ...]]:
-        """Axes of a (D, H, W) window that each copy is mirrored along."""
-        if not self.preset.flips:
-            return [()]
-        return [tuple(axis for axis in range(3) if mirrored[axis]) for mirrored in product((False, True), repeat=3)]
+        """Axes of a (D, H, W) window that each copy is mirrored along; one of them is not mirrored."""
+        choices = product(*([(), (axis,)] for axis in self.mirror_axes))
+        return [tuple(axis for chosen in choice for axis in chosen) for choice in choices]
 
 
 @dataclass

@@ -245,7 +245,7 @@ class Predictor:
         """Segment a prepared image, climbing down the ladder of plans when memory runs out."""
         windows = WindowGrid.over(prepared.grid.shape, self._window, preset.overlap, clamped=preset.clamped)
         volume = _pad(prepared.volume, windows.shape, padding_value(self.bundle.card.preprocessing))
-        job = Job(volume, prepared.grid, windows, tuple(structures), preset, uncertainty, stage)
+        job = Job(volume, prepared.grid, windows, tuple(structures), self._mirror_axes(preset), uncertainty, stage)
         expected, rest = self._plan(prepared.grid, windows, preset, structures)
         taken: list[str] = []
         while True:
@@ -271,7 +271,7 @@ class Predictor:
         if self._costs is None:
             self._costs = network_costs(self._network, self._window)
         plans = list(ladder(self.device, len(structures)))
-        copies = 8 if preset.flips else 1
+        copies = 2 ** len(self._mirror_axes(preset))
         if self._network.features_depend_on_task:
             copies *= len({self.label_space.task_of(key) for key in structures})
         for index, plan in enumerate(plans):
@@ -291,6 +291,9 @@ class Predictor:
             f"The run needs about {expected.host_bytes / 2**30:.1f} GiB, but {available / 2**30:.1f} GiB are free.",
             "Choose fewer tasks or a region of interest, or close other programs.",
         )
+
+    def _mirror_axes(self, preset: Preset) -> tuple[int, ...]:
+        return self.bundle.card.mirror_axes if preset.flips else ()
 
     def _execute(self, job: Job, expected: Forecast, monitor: Monitor) -> Outcome:
         """Run a plan, and remember its pace for the next forecast."""

@@ -20,7 +20,7 @@ class Preset:
     overlap : float
         Shared fraction of neighbouring windows.
     flips : bool
-        Average the probabilities of all eight mirrored copies of a window.
+        Average the probabilities of mirrored copies of a window, along the axes of the model's card.
     clamped : bool
         Step by a constant stride with the last window at the border, as DoDNet's evaluation does,
         in place of an even spread.
@@ -42,7 +42,7 @@ PRESETS = {
         Preset("fast", "coarse region first, quarter overlap", 0.25, coarse=True),
         Preset("standard", "half overlap", 0.5),
         Preset(
-            "paper", "half overlap, 8 mirrored copies averaged, as DoDNet was evaluated", 0.5, flips=True, clamped=True
+            "paper", "half overlap, mirrored copies averaged, as DoDNet was evaluated", 0.5, flips=True, clamped=True
         ),
     )
 }

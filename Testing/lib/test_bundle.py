@@ -171,6 +171,8 @@ WRONG: dict[str, tuple[Change, str]] = {
     "network parameters as list": (lambda card: card["network"].update(parameters=[]), r"network\.parameters"),
     "window of two": (lambda card: card["window"].pop(), "window"),
     "window of fractions": (lambda card: card.update(window=[1.5, 2.5, 3.5]), "window"),
+    "mirror axes twice": (lambda card: card.update(mirror_axes=[1, 1]), "mirror_axes"),
+    "mirror axis of time": (lambda card: card.update(mirror_axes=[3]), "mirror_axes"),
     "window of nothing": (lambda card: card.update(window=[0, 32, 32]), "window"),
     "flat spacing": (lambda card: card["preprocessing"].update(spacing=[1, 1, 0]), "spacing"),
     "spacing as text": (lambda card: card["preprocessing"].update(spacing="1"), "spacing"),

@@ -261,6 +261,13 @@ def test_paper_preset_averages_eight_mirrored_copies(bundle, monkeypatch):
     assert seen[0] % 8 == 0
 
 
+def test_paper_preset_mirrors_only_along_the_axes_of_the_card(tmp_path, monkeypatch):
+    image = blobs((30, 40, 40), (2.0, 2.0, 2.0))
+    plain, mirrored = (random_bundle(tmp_path / f"m{len(axes)}", mirror_axes=axes) for axes in ((), (2,)))
+    once, twice = (Predictor(model, "cpu").segment(image, preset="paper").report for model in (plain, mirrored))
+    assert twice["windows"] == 2 * once["windows"]
+
+
 def test_network_without_a_pointwise_head_gives_the_same_answer(bundle, monkeypatch):
     image, model = blobs(), Predictor(bundle, "cpu")
     expected = model.segment(image).segmentation

@@ -12,12 +12,13 @@ import pytest
 import torch
 from partial_cases import SPACE, cached_case, cached_cases, tiny_recipe, write_collection
 
+from bundles import random_bundle
 from PartialSegLib.bundle import ModelBundle
 from PartialSegLib.errors import CancelledError, CollectionError
 from PartialSegLib.progress import Monitor, Progress
 from PartialSegTraining.recipe import Recipe, load_recipe, recipe_names
 from PartialSegTraining.schedules import averaging_decay, learning_rate
-from PartialSegTraining.state import load_checkpoint, new_state, save_checkpoint
+from PartialSegTraining.state import load_checkpoint, new_state, save_checkpoint, start_from
 from PartialSegTraining.trainer import Trainer, choose_device, run, train
 from PartialSegTraining.validation import Validator, split_cases
 
@@ -282,3 +283,21 @@ def test_a_mistake_in_a_recipe_is_named(tmp_path: Path, right: str, wrong: str, 
 def test_an_unknown_recipe_names_the_known_ones() -> None:
     with pytest.raises(CollectionError, match="phantom-tiny"):
         load_recipe("phantom-tinny")
+
+
+def test_a_training_can_begin_with_an_existing_model_and_says_so(tmp_path: Path) -> None:
+    collection = write_collection(tmp_path / "collection")
+    recipe = short_recipe(steps=1)
+    parent = ModelBundle.open(train(recipe, collection, tmp_path / "first", device="cpu").bundle)
+    state = new_state(recipe, CPU)
+    start_from(state, recipe, parent)
+    assert same(state.network, parent.load_network())
+    child = ModelBundle.open(train(recipe, collection, tmp_path / "second", device="cpu", initial=parent).bundle)
+    assert child.card.provenance["parent"]["sha256"] == parent.card.weights["sha256"]
+    assert not same(child.load_network(), parent.load_network())
+
+
+def test_a_model_of_another_network_is_no_beginning(tmp_path: Path) -> None:
+    recipe = short_recipe()
+    with pytest.raises(CollectionError, match="another network"):
+        start_from(new_state(recipe, CPU), recipe, random_bundle(tmp_path / "other"))

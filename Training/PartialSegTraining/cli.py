@@ -42,6 +42,7 @@ def _register_train(subparsers: Any) -> None:
         help="partially labelled collection; without it, the recipe's phantoms are made in OUTPUT/collection",
     )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of this training")
+    parser.add_argument("--initial", metavar="MODEL", help="begin with the weights of this model (name or folder)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda ... (default: auto)")
     parser.add_argument("--steps", type=int, metavar="N", help="length of the training, in place of the recipe's")
     parser.add_argument("--max-minutes", type=float, metavar="M", help="stop after this time, to go on later")
@@ -90,6 +91,7 @@ def _add_spacing(parser: argparse.ArgumentParser) -> None:
 
 def run_train(arguments: argparse.Namespace) -> int:
     """Carry out ``partialseg train`` and return its exit status."""
+    from PartialSegLib import catalog
     from PartialSegTraining.recipe import load_recipe
     from PartialSegTraining.trainer import train
 
@@ -113,6 +115,7 @@ def run_train(arguments: argparse.Namespace) -> int:
             device=arguments.device,
             monitor=monitor,
             resume=not arguments.restart,
+            initial=catalog.find(arguments.initial) if arguments.initial else None,
             max_minutes=minutes,
             workers=arguments.workers,
         )

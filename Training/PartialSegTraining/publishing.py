@@ -14,11 +14,19 @@ import torch
 
 from PartialSegLib.bundle import Card, ModelBundle
 from PartialSegTraining.cache import CachedCase
+from PartialSegTraining.phantoms import GENERATOR_VERSION
 from PartialSegTraining.recipe import Recipe
 from PartialSegTraining.state import TrainingState
 
 
-def write_bundle(state: TrainingState, recipe: Recipe, cases: Sequence[CachedCase], folder: Path) -> Path:
+def write_bundle(
+    state: TrainingState,
+    recipe: Recipe,
+    cases: Sequence[CachedCase],
+    folder: Path,
+    *,
+    parent: ModelBundle | None = None,
+) -> Path:
     """Write the averaged weights of a training as a bundle; an older one in `folder` is replaced.
 
     Parameters
@@ -31,6 +39,8 @@ def write_bundle(state: TrainingState, recipe: Recipe, cases: Sequence[CachedCas
         It was trained on.
     folder : Path
         Of the bundle.
+    parent : ModelBundle, optional
+        Whose weights the training began with.
     """
     card = Card(
         name=recipe.name,
@@ -44,14 +54,17 @@ def write_bundle(state: TrainingState, recipe: Recipe, cases: Sequence[CachedCas
         label_space=recipe.tasks,
         preprocessing=recipe.preprocessing,
         window=recipe.sampling.window,
-        provenance=provenance(state, recipe, cases),
+        mirror_axes=tuple(axis for axis, chance in enumerate(recipe.augmentation.mirror) if chance > 0),
+        provenance=provenance(state, recipe, cases, parent),
     )
     folder.parent.mkdir(parents=True, exist_ok=True)
     ModelBundle.create(folder, card, state.average.state_dict())
     return folder
 
 
-def provenance(state: TrainingState, recipe: Recipe, cases: Sequence[CachedCase]) -> dict[str, Any]:
+def provenance(
+    state: TrainingState, recipe: Recipe, cases: Sequence[CachedCase], parent: ModelBundle | None = None
+) -> dict[str, Any]:
     """Return what the card says about the training: recipe, length and which cases annotated what."""
     annotated = {
         task.key: sum(bool(set(task.structures).intersection(case.structures)) for case in cases)
@@ -65,5 +78,13 @@ def provenance(state: TrainingState, recipe: Recipe, cases: Sequence[CachedCase]
         "training_cases": len(cases),
         "annotated_cases_per_task": annotated,
         "phantoms": None if recipe.phantoms is None else asdict(recipe.phantoms),
+        "phantom_generator": None if recipe.phantoms is None else GENERATOR_VERSION,
         "torch": torch.__version__,
+        "parent": None if parent is None else _ancestor(parent),
     }
+
+
+def _ancestor(bundle: ModelBundle) -> dict[str, Any]:
+    """Return which model a training began with, and where that one came from."""
+    card = bundle.card
+    return {"name": card.name, "version": card.version, "sha256": card.weights["sha256"], **dict(card.provenance)}

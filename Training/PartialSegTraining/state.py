@@ -19,6 +19,7 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from PartialSegLib.atomic import atomic_write
+from PartialSegLib.bundle import ModelBundle
 from PartialSegLib.errors import CollectionError
 from PartialSegLib.networks import PartialLabelNetwork, build_network
 from PartialSegTraining.recipe import OptimizationRecipe, Recipe
@@ -75,6 +76,32 @@ def new_state(recipe: Recipe, device: torch.device) -> TrainingState:
     average = copy.deepcopy(network).eval().requires_grad_(False) if plan.average else network
     half = plan.precision == "float16" and device.type == "cuda"
     return TrainingState(network, average, _optimizer(network, plan, device), GradScaler(device.type, enabled=half))
+
+
+def start_from(state: TrainingState, recipe: Recipe, bundle: ModelBundle) -> None:
+    """Begin with the weights of an existing model in place of random ones.
+
+    Raises
+    ------
+    CollectionError
+        When it is another network than the recipe's, or knows other tasks.
+    BundleError
+        When its weights are damaged.
+    """
+    card = bundle.card
+    mine = build_network(recipe.network.name, recipe.network.parameters, recipe.tasks)
+    theirs = bundle.load_network()
+    if type(mine) is not type(theirs) or mine.parameters_ != theirs.parameters_:
+        raise CollectionError(
+            f"Model '{card.name}' is another network than that of recipe '{recipe.name}'.",
+            "Give its [network] in the recipe.",
+        )
+    if [task.channels for task in card.label_space.tasks] != [task.channels for task in recipe.tasks.tasks]:
+        raise CollectionError(
+            f"Model '{card.name}' knows other tasks than recipe '{recipe.name}'.", "Use the same label space."
+        )
+    state.network.load_state_dict(theirs.state_dict())
+    state.average.load_state_dict(theirs.state_dict())
 
 
 def save_checkpoint(state: TrainingState, recipe: Recipe, path: Path) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from PartialSegLib.bundle import ModelBundle
 from PartialSegLib.errors import CancelledError, CollectionError
 from PartialSegLib.progress import Monitor
 from PartialSegTraining.augmentation import Augmenter, Batch
@@ -29,7 +30,7 @@ from PartialSegTraining.recipe import Recipe
 from PartialSegTraining.runlog import RunLog
 from PartialSegTraining.sampling import WindowSampler
 from PartialSegTraining.schedules import learning_rate
-from PartialSegTraining.state import TrainingState, load_checkpoint, new_state, save_checkpoint
+from PartialSegTraining.state import TrainingState, load_checkpoint, new_state, save_checkpoint, start_from
 from PartialSegTraining.validation import Validator, split_cases
 
 # First words of the random streams of the changes to windows and of torch, apart from the sampler's.
@@ -134,6 +135,7 @@ def train(
     device: str = "auto",
     monitor: Monitor | None = None,
     resume: bool = True,
+    initial: ModelBundle | None = None,
     max_minutes: float | None = None,
     workers: int | None = None,
 ) -> TrainingResult:
@@ -153,6 +155,8 @@ def train(
         Told about every case and step; cancelling it writes a checkpoint first.
     resume : bool
         Go on from the checkpoint of an earlier run; otherwise start anew.
+    initial : ModelBundle, optional
+        Begin with the weights of this model, unless there is a checkpoint to go on from.
     max_minutes : float, optional
         Stop after this time, with a checkpoint and the bundle of what was learnt so far.
     workers : int, optional
@@ -182,8 +186,10 @@ def train(
     checkpoint = output / "checkpoint.pt"
     if resume and checkpoint.is_file():
         load_checkpoint(trainer.state, recipe, checkpoint)
+    elif initial is not None:
+        start_from(trainer.state, recipe, initial)
     run(trainer, output, validator=validator, monitor=monitor, deadline=deadline)
-    bundle = write_bundle(trainer.state, recipe, training, output / recipe.name)
+    bundle = write_bundle(trainer.state, recipe, training, output / recipe.name, parent=initial)
     return TrainingResult(bundle, trainer.state.step, recipe.optimization.total_steps)
 
 
