@@ -15,6 +15,7 @@ from partial_cases import SPACE, cached_case, cached_cases, tiny_recipe, write_c
 from bundles import random_bundle
 from PartialSegLib.bundle import ModelBundle
 from PartialSegLib.errors import CancelledError, CollectionError
+from PartialSegLib.networks import DoDNetParameters
 from PartialSegLib.progress import Monitor, Progress
 from PartialSegTraining.recipe import Recipe, load_recipe, recipe_names
 from PartialSegTraining.schedules import averaging_decay, learning_rate
@@ -300,4 +301,4 @@ def test_a_training_can_begin_with_an_existing_model_and_says_so(tmp_path: Path)
 def test_a_model_of_another_network_is_no_beginning(tmp_path: Path) -> None:
     recipe = short_recipe()
     with pytest.raises(CollectionError, match="another network"):
-        start_from(new_state(recipe, CPU), recipe, random_bundle(tmp_path / "other"))
+        start_from(new_state(recipe, CPU), recipe, random_bundle(tmp_path / "other", DoDNetParameters()))
