@@ -118,15 +118,17 @@ class DoDNet(PartialLabelNetwork):
         the first hundreds of steps are lost.
         """
         columns = self.controller.weight[:, -self.tasks :] if self.parameters_.task_condition else None
+        bias = self.controller.bias
+        assert bias is not None
         first = 0
         with torch.no_grad():
             for out, inputs in self.layer_sizes:
                 part = slice(first, first + out * inputs)
-                nn.init.normal_(self.controller.bias[part], std=(2.0 / inputs) ** 0.5)
+                nn.init.normal_(bias[part], std=(2.0 / inputs) ** 0.5)
                 if columns is not None:
                     nn.init.normal_(columns[part], std=0.5 * (2.0 / inputs) ** 0.5)
                 first = part.stop
-            nn.init.zeros_(self.controller.bias[first:])
+            nn.init.zeros_(bias[first:])
 
     @property
     def divisor(self) -> tuple[int, int, int]:
