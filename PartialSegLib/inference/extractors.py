@@ -145,15 +145,11 @@ def _import_openvino() -> Any:
     """Import OpenVINO without its telemetry: nothing is ever sent from here.
 
     OpenVINO's converter reports its use through the package ``openvino_telemetry`` when that can be
-    imported, and works without it.
+    imported, and works without it. It stays blocked for the life of the process, because the
+    converter looks for it again whenever it runs.
     """
-    blocked = "openvino_telemetry" not in sys.modules
-    if blocked:
-        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
-    try:
-        import openvino
-        import openvino.tools.ovc  # the converter looks for telemetry when first imported
-    finally:
-        if blocked:
-            del sys.modules["openvino_telemetry"]
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    import openvino
+    import openvino.tools.ovc
+
     return openvino
