@@ -119,10 +119,15 @@ class DenseRows:
 
     def __init__(self, logits: Tensor, rows: Sequence[int]) -> None:
         self._logits = logits
-        self._rows = rows
+        self._rows = list(rows)
+        # One copy for all rows in the usual case, where they follow each other.
+        self._together = self._rows == list(range(self._rows[0], self._rows[0] + len(self._rows)))
 
     def fill(self, start: int, stop: int, out: Tensor) -> None:
         """See :class:`LogitSource`."""
+        if self._together:
+            out[self._rows[0] : self._rows[-1] + 1, : stop - start].copy_(self._logits[:, start:stop])
+            return
         for channel, row in enumerate(self._rows):
             out[row, : stop - start].copy_(self._logits[channel, start:stop])
 
