@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -61,7 +61,7 @@ class PartialLabelNetwork(nn.Module, ABC):
     """
 
     #: Whether the features have to be computed anew for each task.
-    features_depend_on_task: ClassVar[bool] = False
+    features_depend_on_task: bool = False
 
     def __init__(self, parameters: Any, label_space: LabelSpace) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class PartialLabelNetwork(nn.Module, ABC):
         Parameters
         ----------
         image : Tensor
-            (N, 1, D, H, W), preprocessed.
+            (N, C, D, H, W), preprocessed; C is :meth:`input_channels` of the tasks.
         task : Tensor, optional
             (N,) int64 task indices; needed where :attr:`features_depend_on_task`.
         """
@@ -118,8 +118,33 @@ class PartialLabelNetwork(nn.Module, ABC):
         """
         return None
 
+    def input_channels(self, task: int) -> int:
+        """Return how many channels an image of `task` has; 1 but where a network says otherwise."""
+        return 1
+
+    def training_outputs(self, image: Tensor, task: Tensor) -> list[Tensor]:
+        """Return what the loss is computed from, finest resolution first.
+
+        One entry, the logits, but for networks with deep supervision, which add one for each coarser
+        resolution, and for exclusive networks, whose loss needs the logits of all classes
+        (:class:`PartialSegLib.networks.exclusive.ExclusiveNetwork`).
+
+        Parameters
+        ----------
+        image : Tensor
+            (N, C, D, H, W).
+        task : Tensor
+            (N,) int64 task indices.
+
+        Returns
+        -------
+        list of Tensor
+            (N, K, D / s, H / s, W / s) each.
+        """
+        return [self(image, task)]
+
     def forward(self, image: Tensor, task: Tensor) -> Tensor:
-        """Return ``logits(features(image), task)``; for training."""
+        """Return ``logits(features(image), task)``."""
         condition = task if self.features_depend_on_task else None
         return self.logits(self.features(image, condition), task)
 
