@@ -330,7 +330,7 @@ class LabelSpace:
 
     @classmethod
     def named(cls, name: str) -> LabelSpace:
-        """Return a label space that the library brings: ``mots``, ``btcv`` or ``kits21``."""
+        """Return a label space that the library brings: ``mots``, ``btcv``, ``kits21`` or ``multitalent``."""
         file = _DATA / "label_spaces" / f"{name.lower()}.json"
         if not file.is_file():
             known = sorted(item.name[:-5] for item in (_DATA / "label_spaces").iterdir())

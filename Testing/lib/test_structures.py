@@ -14,7 +14,7 @@ from PartialSegLib.errors import LabelSpaceError
 from PartialSegLib.structures import LabelSpace, Structure, catalogue
 
 ANATOMY, FINDING = "123037004", "49755003"
-SPACES = ("mots", "btcv", "kits21")
+SPACES = ("mots", "btcv", "kits21", "multitalent")
 
 
 @pytest.fixture
