@@ -65,7 +65,7 @@ class TorchExtractor:
 
 
 class OpenVINOExtractor:
-    """OpenVINO on the CPU, for networks whose features do not depend on the task.
+    """OpenVINO on the CPU, for networks whose features compile and do not depend on the task.
 
     Parameters
     ----------
@@ -80,9 +80,9 @@ class OpenVINOExtractor:
     def __init__(self, network: PartialLabelNetwork, window: tuple[int, int, int]) -> None:
         openvino = _import_openvino()
         own = fold_weight_standardization(copy.deepcopy(network)).eval()
-        keep_blocked_layout(own)
         # Tracing runs the network once, so a small window is traced and the graph reshaped.
         example = torch.zeros(1, 1, *(2 * size for size in network.divisor))
+        keep_blocked_layout(own, example)
         with torch.inference_mode():
             graph = openvino.convert_model(_FeaturesOnly(own), example_input=example)
         graph.reshape([1, 1, *window])
@@ -119,7 +119,8 @@ def make_extractor(
     half : bool
         Use float16; on a GPU only.
     """
-    if device.type == "cpu" and openvino_installed() and not network.features_depend_on_task:
+    compiles = network.features_compile and not network.features_depend_on_task
+    if device.type == "cpu" and openvino_installed() and compiles:
         return OpenVINOExtractor(network, window)
     return TorchExtractor(network, device, half=half and device.type != "cpu")
 

@@ -8,18 +8,37 @@ from typing import Any
 from PartialSegLib.errors import BundleError
 from PartialSegLib.networks.contract import Features, PartialLabelNetwork, PointwiseLayer
 from PartialSegLib.networks.dodnet import DoDNet, DoDNetParameters
+from PartialSegLib.networks.multitalent import (
+    MultiTalentResEncUNet,
+    MultiTalentSwinUNETR,
+    MultiTalentUNet,
+    ResEncUNetParameters,
+    SwinUNETRParameters,
+    UNetParameters,
+)
 from PartialSegLib.structures import LabelSpace
 
 #: Name on a bundle's card -> (network class, its parameters).
-NETWORKS: dict[str, tuple[type[PartialLabelNetwork], type]] = {"DoDNet": (DoDNet, DoDNetParameters)}
+NETWORKS: dict[str, tuple[type[PartialLabelNetwork], type]] = {
+    "DoDNet": (DoDNet, DoDNetParameters),
+    "MultiTalentUNet": (MultiTalentUNet, UNetParameters),
+    "MultiTalentResEncUNet": (MultiTalentResEncUNet, ResEncUNetParameters),
+    "MultiTalentSwinUNETR": (MultiTalentSwinUNETR, SwinUNETRParameters),
+}
 
 __all__ = [
     "NETWORKS",
     "DoDNet",
     "DoDNetParameters",
     "Features",
+    "MultiTalentResEncUNet",
+    "MultiTalentSwinUNETR",
+    "MultiTalentUNet",
     "PartialLabelNetwork",
     "PointwiseLayer",
+    "ResEncUNetParameters",
+    "SwinUNETRParameters",
+    "UNetParameters",
     "build_network",
 ]
 

@@ -62,6 +62,8 @@ class PartialLabelNetwork(nn.Module, ABC):
 
     #: Whether the features have to be computed anew for each task.
     features_depend_on_task: bool = False
+    #: Whether one graph of the features, traced at some window size, holds for every other size too.
+    features_compile: bool = True
 
     def __init__(self, parameters: Any, label_space: LabelSpace) -> None:
         super().__init__()

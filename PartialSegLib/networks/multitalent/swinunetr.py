@@ -68,8 +68,8 @@ class MultiTalentSwinUNETR(MultiTalentNetwork):
         When MONAI is not installed.
     """
 
-    # The masks of shifted attention windows are computed for the size of the window.
-    features_fixed_to_size = True
+    # Padding and masks of the attention windows are computed in Python, for the size at hand.
+    features_compile = False
 
     def __init__(self, parameters: SwinUNETRParameters, label_space: LabelSpace) -> None:
         super().__init__(parameters, label_space)
