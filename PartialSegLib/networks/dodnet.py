@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from PartialSegLib.networks.blocks import PreActivationBlock, WeightStandardizedConv3d
-from PartialSegLib.networks.contract import Features, PartialLabelNetwork, PointwiseLayer
+from PartialSegLib.networks.contract import Features
+from PartialSegLib.networks.dynamic_head import DynamicHeadNetwork
 from PartialSegLib.structures import LabelSpace
 
 
@@ -60,7 +60,7 @@ class DoDNetParameters:
             raise ValueError("the controller needs the image condition, the task condition or both")
 
 
-class DoDNet(PartialLabelNetwork):
+class DoDNet(DynamicHeadNetwork):
     """DoDNet with a dynamic head (Section 3).
 
     Parameters
@@ -74,8 +74,6 @@ class DoDNet(PartialLabelNetwork):
 
     def __init__(self, parameters: DoDNetParameters, label_space: LabelSpace) -> None:
         super().__init__(parameters, label_space)
-        self.tasks = len(label_space.tasks)
-        self.outputs = max(len(task.channels) for task in label_space.tasks)
         self.parameters_: DoDNetParameters = parameters
         c, groups, standardize = parameters.channels, parameters.groups, parameters.weight_standardization
 
@@ -105,30 +103,13 @@ class DoDNet(PartialLabelNetwork):
             nn.GroupNorm(groups, c[0]), nn.ReLU(inplace=True), nn.Conv3d(c[0], parameters.head_width, 1)
         )
         self.GAP = nn.Sequential(nn.GroupNorm(groups, c[3]), nn.ReLU(inplace=True), nn.AdaptiveAvgPool3d(1))
-        width, depth = parameters.head_width, parameters.head_depth
-        self.layer_sizes = [(width, width)] * (depth - 1) + [(self.outputs, width)]
-        condition = parameters.image_condition * c[3] + parameters.task_condition * self.tasks
-        self.controller = nn.Conv3d(condition, sum(out * (n + 1) for out, n in self.layer_sizes), 1)
-        self._start_head()
-
-    def _start_head(self) -> None:
-        """Let training begin with heads of the size that Kaiming initialisation gives, one for each task.
-
-        With PyTorch's default the generated kernels are small and nearly the same for every task, and
-        the first hundreds of steps are lost.
-        """
-        columns = self.controller.weight[:, -self.tasks :] if self.parameters_.task_condition else None
-        bias = self.controller.bias
-        assert bias is not None
-        first = 0
-        with torch.no_grad():
-            for out, inputs in self.layer_sizes:
-                part = slice(first, first + out * inputs)
-                nn.init.normal_(bias[part], std=(2.0 / inputs) ** 0.5)
-                if columns is not None:
-                    nn.init.normal_(columns[part], std=0.5 * (2.0 / inputs) ** 0.5)
-                first = part.stop
-            nn.init.zeros_(bias[first:])
+        self.build_head(
+            c[3],
+            parameters.head_width,
+            parameters.head_depth,
+            image_condition=parameters.image_condition,
+            task_condition=parameters.task_condition,
+        )
 
     @property
     def divisor(self) -> tuple[int, int, int]:
@@ -150,58 +131,3 @@ class DoDNet(PartialLabelNetwork):
             hidden = functional.interpolate(hidden, scale_factor=2, mode="trilinear", align_corners=False)
             hidden = block(hidden + skips.pop())
         return Features(self.precls_conv(hidden), pooled)
-
-    def head_parameters(self, pooled: Tensor, task: Tensor) -> Tensor:
-        """Generate the kernels of the dynamic head (Eq. 6).
-
-        Parameters
-        ----------
-        pooled : Tensor
-            (N, P) pooled image features.
-        task : Tensor
-            (N,) int64 task indices.
-
-        Returns
-        -------
-        Tensor
-            (N, 162) as published: the weights of all layers, then all biases.
-        """
-        condition = []
-        if self.parameters_.image_condition:
-            condition.append(pooled)
-        if self.parameters_.task_condition:
-            condition.append(functional.one_hot(task, self.tasks).to(pooled.dtype))
-        return self.controller(torch.cat(condition, 1)[:, :, None, None, None]).flatten(1)
-
-    def head_layers(self, parameters: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Split (N, 162) head parameters into (N, out, in) weights and (N, out) biases per layer."""
-        sizes = [out * n for out, n in self.layer_sizes] + [out for out, _ in self.layer_sizes]
-        parts = parameters.split(sizes, dim=1)
-        depth = len(self.layer_sizes)
-        return [
-            (weight.reshape(-1, out, n), bias)
-            for weight, bias, (out, n) in zip(parts[:depth], parts[depth:], self.layer_sizes, strict=True)
-        ]
-
-    def logits(self, features: Features, task: Tensor) -> Tensor:
-        """Apply the dynamic head (Eq. 7) of each sample's own task, all samples in one grouped call.
-
-        A 1x1x1 convolution with kernels of its own for each sample is a batched matrix product, and
-        as such several times faster than the grouped convolution, forward and backward.
-        """
-        hidden = features.map.flatten(2)
-        layers = self.head_layers(self.head_parameters(features.pooled, task))
-        for index, (weight, bias) in enumerate(layers):
-            hidden = torch.baddbmm(bias[:, :, None].to(hidden.dtype), weight.to(hidden.dtype), hidden)
-            if index < len(layers) - 1:
-                hidden = functional.relu(hidden, inplace=True)
-        return hidden.unflatten(2, features.map.shape[2:])
-
-    def pointwise_head(self, features: Features, task: int) -> list[PointwiseLayer]:
-        """Return the generated head of one window; only the channels that the task has."""
-        index = torch.tensor([task], device=features.pooled.device)
-        layers = self.head_layers(self.head_parameters(features.pooled, index))
-        channels = len(self.label_space.tasks[task].channels)
-        head = [PointwiseLayer(weight[0], bias[0]) for weight, bias in layers]
-        head[-1] = PointwiseLayer(head[-1].weight[:channels], head[-1].bias[:channels])
-        return head
