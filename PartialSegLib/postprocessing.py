@@ -1,4 +1,4 @@
-"""What is mended in a mask after the network: connected components and containment.
+"""What is mended in a mask after the network: connected components, containment and small gaps.
 
 Which rule applies to which structure is data: :attr:`Task.rules` of the label space. This module
 carries the rules out on packed masks, each inside its own bounding box. The predictor calls it
@@ -63,7 +63,9 @@ def _apply(rule: Rule, masks: Mapping[str, PackedMask], voxel_volume: float) -> 
     """Return the mask of `rule.structure` after one rule (`voxel_volume` in cubic millimetres)."""
     mask = masks[rule.structure]
     if rule.op == "keep_largest":
-        return keep_largest(mask, rule.count)
+        return keep_largest(mask, rule.count, min_share=rule.min_share, connectivity=rule.connectivity)
+    if rule.op == "close":
+        return close(mask)
     if rule.op == "drop_small":
         return drop_small(mask, int(rule.max_mm3 / voxel_volume * (1 + _ROUNDING)))
     other = masks[rule.other or rule.structure]
@@ -90,13 +92,38 @@ def clip(mask: PackedMask, other: PackedMask) -> PackedMask:
     return PackedMask.from_array(one & two, _point(start))
 
 
-def keep_largest(mask: PackedMask, count: int = 1) -> PackedMask:
-    """Return the `count` largest components; of two equal ones, that which begins first in (z, y, x) order."""
-    labels, sizes = label_components(mask.unpack())
-    if len(sizes) <= count:
+def keep_largest(mask: PackedMask, count: int = 1, *, min_share: float = 0.0, connectivity: int = 6) -> PackedMask:
+    """Return the `count` largest components; of two equal ones, that which begins first in (z, y, x) order.
+
+    Parameters
+    ----------
+    min_share : float
+        Components of at most this share of the largest one are left out too. 3D U2-Net keeps the
+        second largest when it is more than a tenth of the largest.
+    connectivity : int
+        6, 18 (as 3D U2-Net) or 26 neighbors.
+    """
+    labels, sizes = label_components(mask.unpack(), connectivity)
+    order = np.argsort(-sizes, kind="stable")[:count]
+    kept = order[sizes[order] > min_share * sizes.max(initial=0)]
+    return mask if len(kept) == len(sizes) else _only(mask, labels, kept + 1, len(sizes))
+
+
+def close(mask: PackedMask) -> PackedMask:
+    """Return the mask with gaps one voxel wide filled (binary closing; 18 neighbors, as 3D U2-Net).
+
+    Nothing is removed, also not at the border of the image, where the closing of SciPy with its
+    defaults removes what touches the border.
+    """
+    from scipy import ndimage
+
+    if not mask.bits.size:
         return mask
-    kept = np.argsort(-sizes, kind="stable")[:count] + 1
-    return _only(mask, labels, kept, len(sizes))
+    near = ndimage.generate_binary_structure(3, 2)
+    grown = ndimage.binary_dilation(np.pad(mask.unpack(), 2), near)
+    # A closed mask never leaves the bounding box.
+    closed = ndimage.binary_erosion(grown, near)[2:-2, 2:-2, 2:-2]
+    return PackedMask.from_array(closed, mask.start)
 
 
 def drop_small(mask: PackedMask, max_voxels: int) -> PackedMask:
@@ -107,16 +134,18 @@ def drop_small(mask: PackedMask, max_voxels: int) -> PackedMask:
     return _only(mask, labels, np.flatnonzero(sizes > max_voxels) + 1, len(sizes))
 
 
-def label_components(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Number the face-connected components of a mask.
+def label_components(mask: np.ndarray, connectivity: int = 6) -> tuple[np.ndarray, np.ndarray]:
+    """Number the connected components of a mask.
 
-    Face connectivity (6 neighbours) is that of DoDNet's released post-processing. Components are
+    Face connectivity (6 neighbors) is that of DoDNet's released post-processing. Components are
     numbered by their first voxel in (z, y, x) order, whichever package found them.
 
     Parameters
     ----------
     mask : numpy.ndarray
         bool (z, y, x).
+    connectivity : int
+        6, 18 or 26 neighbors.
 
     Returns
     -------
@@ -127,7 +156,7 @@ def label_components(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     if not mask.any():
         return np.zeros(mask.shape, np.uint32), np.zeros(0, np.int64)
-    found = _find_components(mask)
+    found = _find_components(mask, connectivity)
     inside = found[mask]
     first = np.empty(int(inside.max()) + 1, np.int64)
     # Where an index is repeated NumPy keeps the last value, so going backwards leaves the first voxel.
@@ -139,13 +168,13 @@ def label_components(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return rank[found], sizes
 
 
-def _find_components(mask: np.ndarray) -> np.ndarray:
+def _find_components(mask: np.ndarray, connectivity: int) -> np.ndarray:
     """Number the components of a non-empty mask from 1, in any order."""
     try:
         import cc3d
     except ImportError:
-        return _find_components_sitk(mask)
-    return np.asarray(cc3d.connected_components(mask, connectivity=6))
+        return _find_components_sitk(mask) if connectivity == 6 else _find_components_scipy(mask, connectivity)
+    return np.asarray(cc3d.connected_components(mask, connectivity=connectivity))
 
 
 def _find_components_sitk(mask: np.ndarray) -> np.ndarray:
@@ -154,6 +183,14 @@ def _find_components_sitk(mask: np.ndarray) -> np.ndarray:
 
     labels = sitk.ConnectedComponent(sitk.GetImageFromArray(mask.astype(np.uint8)), False)
     return sitk.GetArrayFromImage(labels)
+
+
+def _find_components_scipy(mask: np.ndarray, connectivity: int) -> np.ndarray:
+    """Do the same with SciPy, which also knows the 18 neighbors that SimpleITK does not."""
+    from scipy import ndimage
+
+    near = ndimage.generate_binary_structure(3, {6: 1, 18: 2, 26: 3}[connectivity])
+    return np.asarray(ndimage.label(mask, near)[0], np.uint32)
 
 
 def _only(mask: PackedMask, labels: np.ndarray, kept: np.ndarray, count: int) -> PackedMask:

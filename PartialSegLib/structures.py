@@ -112,8 +112,9 @@ class Rule:
     ----------
     op : str
         ``add`` (join the mask of `other` to this one), ``keep_largest`` (the `count` largest
-        connected components), ``inside`` (clip to the mask of `other`) or ``drop_small``
-        (components of at most `max_mm3`, unless it is the only one).
+        connected components), ``inside`` (clip to the mask of `other`), ``drop_small``
+        (components of at most `max_mm3`, unless it is the only one) or ``close`` (fill gaps one
+        voxel wide).
     structure : str
         Key of the structure that is changed.
     other : str, optional
@@ -122,6 +123,10 @@ class Rule:
         Components that ``keep_largest`` keeps.
     max_mm3 : float
         Largest volume, in cubic millimetres, that ``drop_small`` removes.
+    min_share : float
+        ``keep_largest`` keeps only components larger than this share of the largest one.
+    connectivity : int
+        Neighbors by which the voxels of ``keep_largest`` are connected: 6, 18 or 26.
     """
 
     op: str
@@ -129,8 +134,10 @@ class Rule:
     other: str | None = None
     count: int = 1
     max_mm3: float = 0.0
+    min_share: float = 0.0
+    connectivity: int = 6
 
-    OPS = ("add", "keep_largest", "inside", "drop_small")
+    OPS = ("add", "keep_largest", "inside", "drop_small", "close")
 
 
 @dataclass(frozen=True)
@@ -330,7 +337,7 @@ class LabelSpace:
 
     @classmethod
     def named(cls, name: str) -> LabelSpace:
-        """Return a label space that the library brings: ``mots``, ``btcv``, ``kits21`` or ``multitalent``."""
+        """Return a label space that the library brings: ``mots``, ``btcv``, ``kits21``, ``multitalent``, ``u2net``."""
         file = _DATA / "label_spaces" / f"{name.lower()}.json"
         if not file.is_file():
             known = sorted(item.name[:-5] for item in (_DATA / "label_spaces").iterdir())
@@ -355,7 +362,7 @@ def catalogue() -> Mapping[str, Structure]:
 
 
 def _task_to_json(task: Task) -> dict[str, Any]:
-    defaults = {"other": None, "count": 1, "max_mm3": 0.0}
+    defaults = {"other": None, "count": 1, "max_mm3": 0.0, "min_share": 0.0, "connectivity": 6}
     rules = [
         {name: value for name, value in asdict(rule).items() if name not in defaults or value != defaults[name]}
         for rule in task.rules

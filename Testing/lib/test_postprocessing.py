@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from PartialSegLib import postprocessing
 from PartialSegLib.errors import LabelSpaceError
 from PartialSegLib.images import Geometry
-from PartialSegLib.postprocessing import apply_rules, clip, drop_small, join, keep_largest, label_components
+from PartialSegLib.postprocessing import apply_rules, clip, close, drop_small, join, keep_largest, label_components
 from PartialSegLib.segmentation import PackedMask, Segmentation
 from PartialSegLib.structures import LabelSpace, Rule, Task, catalogue
 
@@ -24,7 +25,7 @@ OFFSET = (3, 5, 7)
 
 @pytest.fixture(scope="module")
 def published() -> dict[str, np.ndarray]:
-    """A blob and what DoDNet's ``postp.py`` makes of it (facts: published models, section 1.6)."""
+    """A blob, and what the released post-processing of DoDNet and of 3D U2-Net (``u2_``) makes of it."""
     with np.load(VECTORS) as file:
         return {name: np.unpackbits(file[name]).reshape(SHAPE).astype(bool) for name in file.files}
 
@@ -64,6 +65,8 @@ def space(*rules: Rule) -> LabelSpace:
         (lambda mask: keep_largest(mask, 1), "postp_organ1"),
         (lambda mask: keep_largest(mask, 2), "postp_organ2"),
         (lambda mask: drop_small(mask, 50), "postp_tumor50"),
+        (lambda mask: keep_largest(mask, 1, connectivity=18), "u2_one"),
+        (lambda mask: keep_largest(mask, 2, min_share=0.1, connectivity=18), "u2_two"),
     ],
 )
 def test_published_results_are_reproduced_at_any_offset(
@@ -73,11 +76,14 @@ def test_published_results_are_reproduced_at_any_offset(
     assert np.array_equal(whole(result), whole(PackedMask.from_array(published[expected], OFFSET)))
 
 
+@pytest.mark.parametrize("connectivity", [6, 18, 26])
 @pytest.mark.parametrize("density", [0.05, 0.3, 0.6])
-def test_both_packages_number_components_alike(monkeypatch: pytest.MonkeyPatch, density: float) -> None:
+def test_all_packages_number_components_alike(
+    monkeypatch: pytest.MonkeyPatch, density: float, connectivity: int
+) -> None:
     pytest.importorskip("cc3d")
     mask = random_mask(3, density, (20, 30, 40))
-    labels, sizes = label_components(mask)
+    labels, sizes = label_components(mask, connectivity)
     real_import = builtins.__import__
 
     def without_cc3d(name: str, *args: Any, **kwargs: Any) -> Any:
@@ -86,7 +92,7 @@ def test_both_packages_number_components_alike(monkeypatch: pytest.MonkeyPatch, 
         return real_import(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without_cc3d)
-    other_labels, other_sizes = label_components(mask)
+    other_labels, other_sizes = label_components(mask, connectivity)
     assert np.array_equal(labels, other_labels)
     assert np.array_equal(sizes, other_sizes)
     assert sizes.sum() == mask.sum()
@@ -94,7 +100,7 @@ def test_both_packages_number_components_alike(monkeypatch: pytest.MonkeyPatch, 
 
 def test_components_are_numbered_by_their_first_voxel(monkeypatch: pytest.MonkeyPatch) -> None:
     found = np.array([[[3, 0, 1, 0, 2], [3, 0, 1, 0, 2]]])
-    monkeypatch.setattr(postprocessing, "_find_components", lambda mask: found)
+    monkeypatch.setattr(postprocessing, "_find_components", lambda mask, connectivity: found)
     labels, sizes = label_components(found > 0)
     assert labels.tolist() == [[[1, 0, 2, 0, 3], [1, 0, 2, 0, 3]]]
     assert sizes.tolist() == [2, 2, 2]
@@ -135,7 +141,28 @@ def test_empty_masks_pass_through_every_rule() -> None:
     empty, full = PackedMask.empty(), PackedMask.from_array(random_mask(4))
     assert join(empty, full).count == join(full, empty).count == full.count
     assert clip(empty, full).count == clip(full, empty).count == join(empty, empty).count == 0
-    assert keep_largest(empty).count == drop_small(empty, 5).count == 0
+    assert keep_largest(empty).count == drop_small(empty, 5).count == close(empty).count == 0
+
+
+@pytest.mark.parametrize(("second", "kept"), [(2, 27), (3, 30)])
+def test_the_second_largest_component_stays_only_above_its_share_of_the_largest(second: int, kept: int) -> None:
+    mask = box(((1, 1, 1), (3, 3, 3)), ((8, 8, 8), (1, 1, second)))
+    assert keep_largest(PackedMask.from_array(mask), 2, min_share=0.1).count == kept
+
+
+def test_closing_fills_gaps_of_one_voxel_and_removes_nothing_at_the_border() -> None:
+    halves = box(((0, 0, 0), (12, 16, 4)), ((0, 0, 5), (12, 16, 4)), ((0, 0, 12), (12, 16, 8)))
+    closed = apply_rules(segmentation({"spleen": halves}), space(Rule("close", "spleen"))).array("spleen")
+    inner = (slice(1, -1), slice(1, -1))
+    assert closed[inner][..., 4].all()
+    assert not closed[..., 9:12].any()
+    assert closed[halves].all()
+
+
+def test_a_closed_mask_is_the_closing_of_scipy_away_from_the_border() -> None:
+    mask = np.pad(random_mask(5, 0.2), 3)
+    expected = ndimage.binary_closing(mask, ndimage.generate_binary_structure(3, 2))
+    assert np.array_equal(whole(close(PackedMask.from_array(mask))), whole(PackedMask.from_array(expected)))
 
 
 def test_liver_rules_join_clip_and_clean_in_order() -> None:

@@ -14,7 +14,7 @@ from PartialSegLib.errors import LabelSpaceError
 from PartialSegLib.structures import LabelSpace, Structure, catalogue
 
 ANATOMY, FINDING = "123037004", "49755003"
-SPACES = ("mots", "btcv", "kits21", "multitalent")
+SPACES = ("mots", "btcv", "kits21", "multitalent", "u2net")
 
 
 @pytest.fixture
@@ -81,6 +81,26 @@ def test_kits21_has_kidney_tumor_and_cyst() -> None:
     assert space.select() == ("kidneys", "kidney_tumor", "kidney_cyst")
     assert space.structure("kidney_cyst").type.meaning == "Cyst"
     assert space.structure("kidney_cyst").contained_in == "kidneys"
+
+
+def test_u2net_has_its_five_base_domains_in_the_published_order_and_the_new_one() -> None:
+    space = LabelSpace.named("u2net")
+    assert {task.key: len(task.channels) for task in space.tasks} == {
+        "heart": 1,
+        "liver": 1,
+        "hippocampus": 2,
+        "prostate": 2,
+        "pancreas": 1,
+        "spleen": 1,
+    }
+
+
+def test_the_halves_of_the_hippocampus_differ_by_their_place() -> None:
+    front, back = (LabelSpace.named("u2net").structure(f"hippocampus_{part}") for part in ("anterior", "posterior"))
+    assert front.type == back.type
+    assert front.type_modifier is not None
+    assert back.type_modifier is not None
+    assert (front.type_modifier.value, back.type_modifier.value) == ("255549009", "255551008")
 
 
 @pytest.mark.parametrize("name", SPACES)
