@@ -128,7 +128,7 @@ def network_costs(network: PartialLabelNetwork, window: tuple[int, int, int]) ->
         (D, H, W).
     """
     ghost = fold_weight_standardization(copy.deepcopy(network).to("meta")).eval()
-    image = torch.empty(1, 1, *window, device="meta")
+    image = torch.empty(1, network.input_channels(0), *window, device="meta")
     task = task_tensor(0, "meta") if network.features_depend_on_task else None
     with torch.no_grad(), FlopCounterMode(display=False) as flops:
         ghost.features(image, task)

@@ -16,6 +16,7 @@ from PartialSegLib.networks.multitalent import (
     SwinUNETRParameters,
     UNetParameters,
 )
+from PartialSegLib.networks.u2net import IndependentU2Net, IndependentU2NetParameters, U2Net, U2NetParameters
 from PartialSegLib.structures import LabelSpace
 
 #: Name on a bundle's card -> (network class, its parameters).
@@ -24,6 +25,8 @@ NETWORKS: dict[str, tuple[type[PartialLabelNetwork], type]] = {
     "MultiTalentUNet": (MultiTalentUNet, UNetParameters),
     "MultiTalentResEncUNet": (MultiTalentResEncUNet, ResEncUNetParameters),
     "MultiTalentSwinUNETR": (MultiTalentSwinUNETR, SwinUNETRParameters),
+    "U2Net": (U2Net, U2NetParameters),
+    "IndependentU2Net": (IndependentU2Net, IndependentU2NetParameters),
 }
 
 __all__ = [
@@ -31,6 +34,8 @@ __all__ = [
     "DoDNet",
     "DoDNetParameters",
     "Features",
+    "IndependentU2Net",
+    "IndependentU2NetParameters",
     "MultiTalentResEncUNet",
     "MultiTalentSwinUNETR",
     "MultiTalentUNet",
@@ -38,6 +43,8 @@ __all__ = [
     "PointwiseLayer",
     "ResEncUNetParameters",
     "SwinUNETRParameters",
+    "U2Net",
+    "U2NetParameters",
     "UNetParameters",
     "build_network",
 ]

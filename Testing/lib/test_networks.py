@@ -24,6 +24,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "MultiTalentUNet": STAGES,
     "MultiTalentResEncUNet": {**STAGES, "blocks": [1, 2, 1]},
     "MultiTalentSwinUNETR": {"feature_size": 12, "depths": [1, 1, 1, 1], "window_size": 2},
+    "U2Net": {"channels": 4, "halvings": [3, 3, 3]},
+    "IndependentU2Net": {"channels": 4, "halvings": [3, 3, 3]},
 }
 SPACES = ("mots", "btcv", "kits21")
 

@@ -55,6 +55,12 @@ def per_domain(values: Sequence[int], label_space: LabelSpace) -> list[int]:
     return list(values) if len(values) == tasks else list(values) * tasks
 
 
+def domains_of(task: Tensor) -> list[int]:
+    """Return the domains of a batch, ascending."""
+    # Costs are forecast on tensors without storage; the first domain then stands for all.
+    return [0] if task.is_meta else task.unique().tolist()
+
+
 def by_domain(task: Tensor, run: Callable[[int, Tensor | slice], Tensor]) -> Tensor:
     """Run the samples of each domain together, and return the results in the order of the batch.
 
@@ -70,7 +76,7 @@ def by_domain(task: Tensor, run: Callable[[int, Tensor | slice], Tensor]) -> Ten
     Tensor
         (N, ...).
     """
-    domains = task.unique().tolist()
+    domains = domains_of(task)
     if len(domains) == 1:
         return run(domains[0], slice(None))
     rows = [torch.nonzero(task == domain)[:, 0] for domain in domains]
@@ -108,7 +114,7 @@ def check_modalities(network: PartialLabelNetwork, image: Tensor, task: Tensor) 
     ImageError
         With the task and both numbers.
     """
-    for index in task.unique().tolist():
+    for index in domains_of(task):
         channels = network.input_channels(index)
         if image.shape[1] != channels:
             raise ImageError(

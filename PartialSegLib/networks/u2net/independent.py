@@ -17,6 +17,7 @@ from PartialSegLib.networks.u2net.domains import (
     DomainList,
     by_domain,
     check_modalities,
+    domains_of,
     needed,
     pad_channels,
     per_domain,
@@ -125,7 +126,7 @@ class IndependentU2Net(ExclusiveNetwork):
 
     def class_logits(self, features: Features, task: Tensor) -> Tensor:
         """Answer with each sample's own network; see :meth:`ExclusiveNetwork.class_logits`."""
-        most = max(self.widths[domain] for domain in task.unique().tolist()) - self.parameters_.channels
+        most = max(self.widths[domain] for domain in domains_of(task)) - self.parameters_.channels
 
         def answer(domain: int, rows: Tensor | slice) -> Tensor:
             own = Features(features.map[rows][:, : self.widths[domain]], features.pooled[rows])

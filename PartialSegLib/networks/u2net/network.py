@@ -21,6 +21,7 @@ from PartialSegLib.networks.u2net.domains import (
     DomainList,
     by_domain,
     check_modalities,
+    domains_of,
     needed,
     pad_channels,
     per_domain,
@@ -167,7 +168,7 @@ class U2Net(ExclusiveNetwork):
 
     def class_logits(self, features: Features, task: Tensor) -> Tensor:
         """Add the output layer and the deep supervision; see :meth:`ExclusiveNetwork.class_logits`."""
-        most = max(self.classes[domain] for domain in task.unique().tolist())
+        most = max(self.classes[domain] for domain in domains_of(task))
         width = self.parameters_.channels
 
         def answer(domain: int, rows: Tensor | slice) -> Tensor:
