@@ -75,7 +75,7 @@ class MultiTalentNetwork(PartialLabelNetwork):
 
     def logits(self, features: Features, task: Tensor) -> Tensor:
         """Apply the rows of each sample's own task of the finest head only."""
-        return self._answers(self.heads()[0], features.map, task)
+        return self.answers([features.map], task)[0]
 
     def pointwise_head(self, features: Features, task: int) -> list[PointwiseLayer]:
         """Return the rows of `task` of the finest head."""
@@ -84,15 +84,31 @@ class MultiTalentNetwork(PartialLabelNetwork):
 
     def training_outputs(self, image: Tensor, task: Tensor) -> list[Tensor]:
         """Return the logits of every decoder map, finest first; see :class:`PartialLabelNetwork`."""
-        maps = self.decoder_maps(image)
-        return [self._answers(head, hidden, task) for head, hidden in zip(self.heads(), maps, strict=True)]
+        return self.answers(self.decoder_maps(image), task)
 
-    def _answers(self, head: nn.Conv3d, hidden: Tensor, task: Tensor) -> Tensor:
-        """Map (N, F, D, H, W) to (N, C, D, H, W) by the rows of each sample's own task."""
-        weight, bias = _kernels(head, self.rows[task])
-        voxels = hidden.flatten(2)
-        answers = torch.baddbmm(bias[..., None].to(voxels.dtype), weight.to(voxels.dtype), voxels)
-        return answers.unflatten(2, hidden.shape[2:])
+    def answers(self, maps: Sequence[Tensor], task: Tensor) -> list[Tensor]:
+        """Apply to each sample the heads' rows of its own task.
+
+        Parameters
+        ----------
+        maps : sequence of Tensor
+            The first decoder maps or all of them, (N, F, D / s, H / s, W / s), finest first.
+        task : Tensor
+            (N,) int64 task indices.
+
+        Returns
+        -------
+        list of Tensor
+            (N, C, D / s, H / s, W / s) logits of each map, C the channels of the widest task; those
+            that a task does not have, or does not annotate, are zero.
+        """
+        logits = []
+        for head, hidden in zip(self.heads(), maps, strict=False):
+            weight, bias = _kernels(head, self.rows[task])
+            voxels = hidden.flatten(2)
+            answer = torch.baddbmm(bias[..., None].to(voxels.dtype), weight.to(voxels.dtype), voxels)
+            logits.append(answer.unflatten(2, hidden.shape[2:]))
+        return logits
 
 
 def _kernels(head: nn.Conv3d, rows: Tensor) -> tuple[Tensor, Tensor]:
