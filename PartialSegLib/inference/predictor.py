@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from PartialSegLib.bundle import ModelBundle
-from PartialSegLib.errors import MemoryForecastError, PartialSegError
+from PartialSegLib.errors import ImageError, MemoryForecastError, PartialSegError
 from PartialSegLib.images import Image
 from PartialSegLib.inference.extractors import Extractor, make_extractor
 from PartialSegLib.inference.passes import Job, Outcome, Passes
@@ -114,10 +114,14 @@ class Predictor:
 
         Raises
         ------
+        LabelSpaceError
+            When a task is unknown.
+        ImageError
+            When a task needs images of several channels.
         MemoryForecastError
             When it fits in no way, with the numbers.
         """
-        structures = self.label_space.select(tasks)
+        structures = self._select(tasks)
         recipe, chosen = self.bundle.card.preprocessing, preset_named(preset)
         grid = make_grid(image.geometry, recipe, recipe.spacing, find_crop(image, recipe))
         windows = WindowGrid.over(grid.shape, self._window, chosen.overlap, clamped=chosen.clamped)
@@ -156,7 +160,7 @@ class Predictor:
         LabelSpaceError
             When a task is unknown.
         ImageError
-            When the region is empty or outside.
+            When a task needs images of several channels, or the region is empty or outside.
         MemoryForecastError
             When the run fits in no way.
         CancelledError
@@ -164,7 +168,7 @@ class Predictor:
         """
         started = time.perf_counter()
         monitor = monitor or Monitor()
-        structures, chosen = self.label_space.select(tasks), preset_named(preset)
+        structures, chosen = self._select(tasks), preset_named(preset)
         body = find_crop(image, self.bundle.card.preprocessing)
         asked = region_crop(image.geometry, self.bundle.card.preprocessing, region) if region else None
         crop, steps = self._crop(image, structures, chosen, body, asked, monitor)
@@ -204,6 +208,21 @@ class Predictor:
     def algorithm(self) -> str:
         """Name of the model for DICOM (``DICOM.SegmentAlgorithmName``)."""
         return f"PartialSeg {self.bundle.card.name}"
+
+    def _select(self, tasks: Sequence[str] | None) -> tuple[str, ...]:
+        """Return the chosen structures, all of tasks that an image of a single channel can answer."""
+        structures = self.label_space.select(tasks)
+        known = self.label_space.tasks
+        channels = {task.key: self._network.input_channels(index) for index, task in enumerate(known)}
+        for task in (self.label_space.task_of(key).key for key in structures):
+            if channels[task] != 1:
+                others = [key for key, count in channels.items() if count == 1]
+                raise ImageError(
+                    f"Task '{task}' of {self.bundle.card.name} needs an image of {channels[task]} channels, "
+                    "but an image here has one.",
+                    f"Choose from: {', '.join(others)}." if others else "No task of this model can be run.",
+                )
+        return structures
 
     def _crop(
         self,
