@@ -77,9 +77,13 @@ class PreActivationBlock(nn.Module):
                 WeightStandardizedConv3d(inputs, outputs, 1, stride, standardize=standardize),
             )
 
+    def shortcut(self, hidden: Tensor) -> Tensor:
+        """Return what is added to the convolutions: the input itself, or its projection."""
+        return hidden if self.downsample is None else self.downsample(hidden)
+
     def forward(self, hidden: Tensor) -> Tensor:
         """Map (N, in, D, H, W) to (N, out, D / stride, H / stride, W / stride)."""
-        shortcut = hidden if self.downsample is None else self.downsample(hidden)
+        shortcut = self.shortcut(hidden)
         hidden = self.conv1(functional.relu(self.gn1(hidden), inplace=True))
         hidden = self.conv2(functional.relu(self.gn2(hidden), inplace=True))
         return shortcut + hidden
