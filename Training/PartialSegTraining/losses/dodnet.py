@@ -1,7 +1,8 @@
-"""What a prediction costs when only some of its structures were annotated; called by the trainer.
+"""DoDNet's loss: Dice and binary cross-entropy of the annotated channels.
 
-Unknown is not background: a channel that was not annotated is marked by the target value -1 and
-takes no part in any sum. Its logits receive a gradient of exactly zero, whatever their values.
+A channel that was not annotated takes no part in any sum: its logits receive a gradient of exactly
+zero, whatever their values. Called by the trainer for networks with independent sigmoids; the
+default of a recipe.
 """
 
 from __future__ import annotations
@@ -12,8 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-#: Target value of every voxel of a channel that was not annotated.
-UNKNOWN = -1.0
+from PartialSegTraining.losses.contract import BinaryLoss, known_channels
 
 
 class DoDNetLoss(NamedTuple):
@@ -36,12 +36,12 @@ class DoDNetLoss(NamedTuple):
         return self.dice + self.bce
 
 
-def known_channels(target: Tensor) -> Tensor:
-    """Return which channels of which samples were annotated, boolean (N, C).
+class DiceBCE(BinaryLoss):
+    """:func:`dodnet_loss` on each output of a network; terms ``dice`` and ``bce``."""
 
-    The first voxel of a channel speaks for all of it, as in the released DoDNet.
-    """
-    return target[:, :, 0, 0, 0] != UNKNOWN
+    def level(self, logits: Tensor, target: Tensor, task: Tensor) -> dict[str, Tensor]:
+        """Judge one output; see :meth:`SegmentationLoss.level`."""
+        return dodnet_loss(logits, target[:, : logits.shape[1]])._asdict()
 
 
 def dodnet_loss(logits: Tensor, target: Tensor) -> DoDNetLoss:
@@ -56,8 +56,8 @@ def dodnet_loss(logits: Tensor, target: Tensor) -> DoDNetLoss:
     logits : Tensor
         (N, C, D, H, W), any floating dtype; computed in float32 at least.
     target : Tensor
-        (N, C, D, H, W), floating point: 0 or 1, and :data:`UNKNOWN` throughout a channel that was
-        not annotated.
+        (N, C, D, H, W), floating point: 0 or 1, and ``UNKNOWN`` throughout a channel that was not
+        annotated.
 
     Returns
     -------
