@@ -13,18 +13,18 @@ from torch import Tensor, nn
 
 from PartialSegLib.networks.contract import Features
 from PartialSegLib.networks.dynamic_head import DynamicHeadNetwork
-from PartialSegLib.networks.residual_unet import ResidualUNet, ResidualUNetParameters
+from PartialSegLib.networks.encoder_decoder import EncoderDecoder, EncoderDecoderParameters
 from PartialSegLib.structures import LabelSpace
 
 
 @dataclass(frozen=True)
-class DoDNetParameters(ResidualUNetParameters):
+class DoDNetParameters(EncoderDecoderParameters):
     """Size and switches of a DoDNet. The defaults are the published network (17.3 M weights).
 
     Parameters
     ----------
     channels, blocks, groups, weight_standardization
-        Of the encoder-decoder; see :class:`ResidualUNetParameters`.
+        Of the encoder-decoder; see :class:`EncoderDecoderParameters`.
     head_width : int
         Channels of the pre-segmentation feature map and of the hidden head layers (Table 4: 4, 8, 16).
     head_depth : int
@@ -46,7 +46,7 @@ class DoDNetParameters(ResidualUNetParameters):
             raise ValueError("the controller needs the image condition, the task condition or both")
 
 
-class DoDNet(ResidualUNet, DynamicHeadNetwork):
+class DoDNet(EncoderDecoder, DynamicHeadNetwork):
     """DoDNet with a dynamic head (Section 3).
 
     Parameters
