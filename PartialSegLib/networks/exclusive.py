@@ -38,17 +38,43 @@ def unions(space: LabelSpace, task: int) -> tuple[tuple[int, ...], ...]:
     channels = space.tasks[task].channels
 
     def inside(inner: int, outer: int) -> bool:
-        key = channels[inner]
-        seen: set[str] = set()
-        while key is not None and key not in seen:
-            if key == channels[outer]:
-                return True
-            seen.add(key)
-            key = space.structure(key).contained_in
-        return inner == outer
+        return inner == outer or _lies_in(space, channels[inner], channels[outer])
 
     count = len(channels)
     return tuple(tuple(k + 1 for k in range(count) if inside(k, outer)) for outer in range(count))
+
+
+def unions_over_space(space: LabelSpace) -> dict[str, tuple[int, ...]]:
+    """Return the classes that make up each structure, of one softmax over all structures of a label space.
+
+    Class 0 is the background, class ``k + 1`` what only structure ``k`` of ``space.select()`` covers.
+    Containment holds across tasks: the liver of one dataset holds the hepatic vessel tumor of another.
+
+    Parameters
+    ----------
+    space : LabelSpace
+        Says which structure contains which.
+
+    Returns
+    -------
+    dict of str to tuple of int
+        Class indices by structure, ascending.
+    """
+    keys = space.select()
+    return {outer: tuple(k for k, inner in enumerate(keys, 1) if _lies_in(space, inner, outer)) for outer in keys}
+
+
+def _lies_in(space: LabelSpace, inner: str | None, outer: str | None) -> bool:
+    """Whether a structure is another one or lies in it."""
+    key = inner
+    known = {structure.key for structure in space.structures}
+    seen: set[str] = set()
+    while key in known and key not in seen:
+        if key == outer:
+            return True
+        seen.add(key)
+        key = space.structure(key).contained_in
+    return False
 
 
 def union_logits(classes: Tensor, members: tuple[tuple[int, ...], ...]) -> Tensor:
