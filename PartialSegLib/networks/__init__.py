@@ -6,8 +6,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from PartialSegLib.errors import BundleError
+from PartialSegLib.networks.baselines import (
+    TAL,
+    CondDec,
+    CondInput,
+    CondNO,
+    MultiHead,
+    MultiHeadParameters,
+    MultiNets,
+)
 from PartialSegLib.networks.contract import Features, PartialLabelNetwork, PointwiseLayer
 from PartialSegLib.networks.dodnet import DoDNet, DoDNetParameters
+from PartialSegLib.networks.encoder_decoder import EncoderDecoderParameters
 from PartialSegLib.networks.multitalent import (
     MultiTalentResEncUNet,
     MultiTalentSwinUNETR,
@@ -16,12 +26,20 @@ from PartialSegLib.networks.multitalent import (
     SwinUNETRParameters,
     UNetParameters,
 )
+from PartialSegLib.networks.tgnet import TGNet, TGNetParameters
 from PartialSegLib.networks.u2net import IndependentU2Net, IndependentU2NetParameters, U2Net, U2NetParameters
 from PartialSegLib.structures import LabelSpace
 
 #: Name on a bundle's card -> (network class, its parameters).
 NETWORKS: dict[str, tuple[type[PartialLabelNetwork], type]] = {
     "DoDNet": (DoDNet, DoDNetParameters),
+    "TGNet": (TGNet, TGNetParameters),
+    "MultiNets": (MultiNets, EncoderDecoderParameters),
+    "MultiHead": (MultiHead, MultiHeadParameters),
+    "TAL": (TAL, EncoderDecoderParameters),
+    "CondNO": (CondNO, EncoderDecoderParameters),
+    "CondInput": (CondInput, EncoderDecoderParameters),
+    "CondDec": (CondDec, EncoderDecoderParameters),
     "MultiTalentUNet": (MultiTalentUNet, UNetParameters),
     "MultiTalentResEncUNet": (MultiTalentResEncUNet, ResEncUNetParameters),
     "MultiTalentSwinUNETR": (MultiTalentSwinUNETR, SwinUNETRParameters),
@@ -31,11 +49,19 @@ NETWORKS: dict[str, tuple[type[PartialLabelNetwork], type]] = {
 
 __all__ = [
     "NETWORKS",
+    "TAL",
+    "CondDec",
+    "CondInput",
+    "CondNO",
     "DoDNet",
     "DoDNetParameters",
+    "EncoderDecoderParameters",
     "Features",
     "IndependentU2Net",
     "IndependentU2NetParameters",
+    "MultiHead",
+    "MultiHeadParameters",
+    "MultiNets",
     "MultiTalentResEncUNet",
     "MultiTalentSwinUNETR",
     "MultiTalentUNet",
@@ -43,6 +69,8 @@ __all__ = [
     "PointwiseLayer",
     "ResEncUNetParameters",
     "SwinUNETRParameters",
+    "TGNet",
+    "TGNetParameters",
     "U2Net",
     "U2NetParameters",
     "UNetParameters",

@@ -18,9 +18,18 @@ STAGES: dict[str, Any] = {
     "kernels": [[1, 3, 3], [3, 3, 3], [3, 3, 3]],
     "strides": [[1, 1, 1], [1, 2, 2], [2, 2, 2]],
 }
+#: DoDNet's encoder-decoder, small.
+SMALLEST: dict[str, Any] = {"channels": [4, 8, 8, 8, 8], "blocks": [1, 1, 1, 1, 1], "groups": 4}
 #: A small version of each network. A network without one fails the first test.
 SMALL: dict[str, dict[str, Any]] = {
-    "DoDNet": {"channels": [4, 8, 8, 8, 8], "blocks": [1, 1, 1, 1, 1], "groups": 4, "head_width": 4},
+    "DoDNet": {**SMALLEST, "head_width": 4},
+    "TGNet": {**SMALLEST, "blocks": [1, 1, 2, 1, 1]},
+    "MultiNets": SMALLEST,
+    "MultiHead": {**SMALLEST, "channels": [8, 8, 8, 8, 8]},
+    "TAL": SMALLEST,
+    "CondNO": SMALLEST,
+    "CondInput": SMALLEST,
+    "CondDec": SMALLEST,
     "MultiTalentUNet": STAGES,
     "MultiTalentResEncUNet": {**STAGES, "blocks": [1, 2, 1]},
     "MultiTalentSwinUNETR": {"feature_size": 12, "depths": [1, 1, 1, 1], "window_size": 2},
@@ -28,6 +37,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "IndependentU2Net": {"channels": 4, "halvings": [3, 3, 3]},
 }
 SPACES = ("mots", "btcv", "kits21")
+#: Networks that answer every task alike, which is what they are compared for.
+BLIND = ("CondNO",)
 
 pytestmark = pytest.mark.parametrize("name", NETWORKS)
 
@@ -135,7 +146,8 @@ def test_a_task_gets_other_logits_than_the_next(name: str) -> None:
     network = build(name)
     image = window(network)
     with torch.inference_mode():
-        assert not torch.allclose(network(image, task_tensor(0)), network(image, task_tensor(1)), atol=1e-3)
+        alike = torch.allclose(network(image, task_tensor(0)), network(image, task_tensor(1)), atol=1e-3)
+    assert alike is (name in BLIND)
 
 
 def test_weights_travel_by_name(name: str) -> None:
