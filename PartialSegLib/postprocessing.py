@@ -9,11 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 
 from PartialSegLib.segmentation import Box, PackedMask, Segmentation
 from PartialSegLib.structures import LabelSpace, Rule
+
+#: Neighbors of a voxel: across faces; across edges too; across corners too.
+Connectivity = Literal[6, 18, 26]
 
 #: Relative slack of ``drop_small``, so that 50 voxels of 0.96 mm3 count as 48 mm3 in floating point.
 _ROUNDING = 1e-6
@@ -92,7 +96,9 @@ def clip(mask: PackedMask, other: PackedMask) -> PackedMask:
     return PackedMask.from_array(one & two, _point(start))
 
 
-def keep_largest(mask: PackedMask, count: int = 1, *, min_share: float = 0.0, connectivity: int = 6) -> PackedMask:
+def keep_largest(
+    mask: PackedMask, count: int = 1, *, min_share: float = 0.0, connectivity: Connectivity = 6
+) -> PackedMask:
     """Return the `count` largest components; of two equal ones, that which begins first in (z, y, x) order.
 
     Parameters
@@ -134,7 +140,7 @@ def drop_small(mask: PackedMask, max_voxels: int) -> PackedMask:
     return _only(mask, labels, np.flatnonzero(sizes > max_voxels) + 1, len(sizes))
 
 
-def label_components(mask: np.ndarray, connectivity: int = 6) -> tuple[np.ndarray, np.ndarray]:
+def label_components(mask: np.ndarray, connectivity: Connectivity = 6) -> tuple[np.ndarray, np.ndarray]:
     """Number the connected components of a mask.
 
     Face connectivity (6 neighbors) is that of DoDNet's released post-processing. Components are
@@ -168,7 +174,7 @@ def label_components(mask: np.ndarray, connectivity: int = 6) -> tuple[np.ndarra
     return rank[found], sizes
 
 
-def _find_components(mask: np.ndarray, connectivity: int) -> np.ndarray:
+def _find_components(mask: np.ndarray, connectivity: Connectivity) -> np.ndarray:
     """Number the components of a non-empty mask from 1, in any order."""
     try:
         import cc3d
@@ -185,7 +191,7 @@ def _find_components_sitk(mask: np.ndarray) -> np.ndarray:
     return sitk.GetArrayFromImage(labels)
 
 
-def _find_components_scipy(mask: np.ndarray, connectivity: int) -> np.ndarray:
+def _find_components_scipy(mask: np.ndarray, connectivity: Connectivity) -> np.ndarray:
     """Do the same with SciPy, which also knows the 18 neighbors that SimpleITK does not."""
     from scipy import ndimage
 

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cache, cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from PartialSegLib.errors import LabelSpaceError
 
@@ -135,9 +135,10 @@ class Rule:
     count: int = 1
     max_mm3: float = 0.0
     min_share: float = 0.0
-    connectivity: int = 6
+    connectivity: Literal[6, 18, 26] = 6
 
     OPS = ("add", "keep_largest", "inside", "drop_small", "close")
+    CONNECTIVITIES = (6, 18, 26)
 
 
 @dataclass(frozen=True)
@@ -205,6 +206,11 @@ class LabelSpace:
                     raise LabelSpaceError(
                         f"Task '{task.key}' of '{self.name}' has a rule '{rule.op}'.",
                         f"Known rules: {', '.join(Rule.OPS)}.",
+                    )
+                if rule.connectivity not in Rule.CONNECTIVITIES:
+                    raise LabelSpaceError(
+                        f"A rule of task '{task.key}' of '{self.name}' connects {rule.connectivity} neighbors.",
+                        f"A voxel has {', '.join(map(str, Rule.CONNECTIVITIES))} of them.",
                     )
                 unknown |= {rule.structure, rule.other or rule.structure} - set(self._by_key)
         if unknown:

@@ -215,6 +215,12 @@ CONTRADICTIONS: dict[str, tuple[Change, str]] = {
         lambda space: space["tasks"][0]["rules"].append({"op": "melt", "structure": "liver"}),
         "a rule 'melt'",
     ),
+    "rule of an unknown connectivity": (
+        lambda space: space["tasks"][0]["rules"].append(
+            {"op": "keep_largest", "structure": "liver", "connectivity": 8}
+        ),
+        "connects 8 neighbors",
+    ),
     "rule of an unknown structure": (
         lambda space: space["tasks"][0]["rules"].append({"op": "inside", "structure": "liver", "other": "heart"}),
         "heart",
