@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from PartialSegLib.networks.contract import PartialLabelNetwork
+
 
 class SpatialGroupNorm(nn.Module):
-    """Group normalisation without reshaping the feature map.
+    """Group or instance normalisation without reshaping the feature map.
 
     OpenVINO reshapes ``(N, C, ...)`` to ``(N, groups, ...)`` and so leaves the blocked memory layout
     of its convolutions twice per normalisation. Here the statistics are averaged over space per
@@ -22,38 +24,74 @@ class SpatialGroupNorm(nn.Module):
 
     Parameters
     ----------
-    norm : nn.GroupNorm
-        With affine weights.
+    norm : nn.GroupNorm or nn.InstanceNorm3d
+        With affine weights; instance normalisation has one channel a group.
+    block : tuple of int
+        (D, H, W) that divides every map. Space is averaged in such blocks first: OpenVINO sums in
+        float32 one value after the other, which over the millions of voxels of a large window
+        costs four digits.
     """
 
-    def __init__(self, norm: nn.GroupNorm) -> None:
+    def __init__(self, norm: nn.GroupNorm | nn.InstanceNorm3d, block: tuple[int, int, int]) -> None:
         super().__init__()
         self.eps = norm.eps
+        self.block = block
         self.weight = nn.Parameter(norm.weight.detach().view(1, -1, 1, 1, 1))
         self.bias = nn.Parameter(norm.bias.detach().view(1, -1, 1, 1, 1))
-        members = norm.num_channels // norm.num_groups
-        averaging = torch.block_diag(*[torch.full((members, members), 1.0 / members)] * norm.num_groups)
-        self.register_buffer("averaging", averaging[:, :, None, None, None])
+        self.averaging: Tensor | None
+        self.register_buffer("averaging", None)
+        if isinstance(norm, nn.GroupNorm) and norm.num_groups < norm.num_channels:
+            members = norm.num_channels // norm.num_groups
+            averaging = torch.block_diag(*[torch.full((members, members), 1.0 / members)] * norm.num_groups)
+            self.averaging = averaging[:, :, None, None, None]
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Normalise (N, C, D, H, W)."""
-        mean = self._over_groups(hidden.mean((2, 3, 4), keepdim=True))
-        variance = self._over_groups((hidden - mean).square().mean((2, 3, 4), keepdim=True))
+        mean = self._average(hidden)
+        variance = self._average((hidden - mean).square())
         scale = self.weight * torch.rsqrt(variance + self.eps)
         return hidden * scale + (self.bias - mean * scale)
 
-    def _over_groups(self, values: Tensor) -> Tensor:
-        averaging: Tensor = self.averaging  # type: ignore[assignment]
-        return functional.conv3d(values, averaging)
+    def _average(self, hidden: Tensor) -> Tensor:
+        """Average (N, C, D, H, W) over space and the channels of a group."""
+        mean = functional.avg_pool3d(hidden, self.block).mean((2, 3, 4), keepdim=True)
+        return mean if self.averaging is None else functional.conv3d(mean, self.averaging)
 
 
-def keep_blocked_layout(network: nn.Module) -> None:
-    """Replace every affine GroupNorm of a network by :class:`SpatialGroupNorm`, in place."""
-    for name, child in network.named_children():
-        if isinstance(child, nn.GroupNorm) and child.affine:
-            setattr(network, name, SpatialGroupNorm(child))
-        else:
-            keep_blocked_layout(child)
+def keep_blocked_layout(network: PartialLabelNetwork, window: Tensor) -> None:
+    """Replace every affine norm over groups or channels of a network by :class:`SpatialGroupNorm`, in place.
+
+    Parameters
+    ----------
+    network : PartialLabelNetwork
+        In eval mode; its features are computed once.
+    window : Tensor
+        (1, C, D, H, W) of twice the network's divisor, so that half of every map it makes divides
+        the maps of all windows.
+    """
+    blocks: dict[nn.Module, tuple[int, int, int]] = {}
+
+    def remember(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        depth, height, width = inputs[0].shape[2:]
+        blocks[module] = (depth // 2, height // 2, width // 2)
+
+    norms = [module for module in network.modules() if _is_spatial_norm(module)]
+    hooks = [norm.register_forward_pre_hook(remember) for norm in norms]
+    with torch.inference_mode():
+        network.features(window)
+    for hook in hooks:
+        hook.remove()
+    for name, child in list(network.named_modules()):
+        if isinstance(child, nn.GroupNorm | nn.InstanceNorm3d) and child in blocks:
+            parent, _, attribute = name.rpartition(".")
+            setattr(network.get_submodule(parent), attribute, SpatialGroupNorm(child, blocks[child]))
+
+
+def _is_spatial_norm(module: nn.Module) -> bool:
+    """Whether a module normalises each map by its own statistics, with affine weights."""
+    if isinstance(module, nn.InstanceNorm3d):
+        return module.affine and not module.track_running_stats
+    return isinstance(module, nn.GroupNorm) and module.affine
 
 
 def keep_channels_last(network: nn.Module) -> None:
