@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 import sys
+import warnings
 from typing import Any, Protocol
 
 import torch
@@ -70,7 +71,7 @@ class OpenVINOExtractor:
     Parameters
     ----------
     network : PartialLabelNetwork
-        In eval mode; it is converted, not changed.
+        In eval mode, with ``features_compile``; it is converted, not changed.
     window : tuple of int
         Voxels of a window, (D, H, W); the graph is compiled for this size.
     """
@@ -83,7 +84,10 @@ class OpenVINOExtractor:
         # Tracing runs the network once, so a small window is traced and the graph reshaped.
         example = torch.zeros(1, 1, *(2 * size for size in network.divisor))
         keep_blocked_layout(own, example)
-        with torch.inference_mode():
+        with torch.inference_mode(), warnings.catch_warnings():
+            # Norms look at the size of the window while they are traced; `features_compile` says that no
+            # step follows from it.
+            warnings.simplefilter("ignore", torch.jit.TracerWarning)
             graph = openvino.convert_model(_FeaturesOnly(own), example_input=example)
         graph.reshape([1, 1, *window])
         settings = {
