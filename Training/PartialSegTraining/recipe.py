@@ -44,6 +44,22 @@ class NetworkRecipe:
 
 
 @dataclass(frozen=True)
+class LossRecipe:
+    """Which loss the network is trained with.
+
+    Parameters
+    ----------
+    name : str
+        Key of :data:`PartialSegTraining.losses.LOSSES`.
+    parameters : mapping
+        Fields of its parameter dataclass.
+    """
+
+    name: str = "dodnet"
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class PhantomRecipe:
     """The synthetic collection that the recipe is made for; generated when none is given.
 
@@ -311,6 +327,7 @@ class Recipe:
     augmentation: AugmentationRecipe = AugmentationRecipe()
     monitoring: MonitoringRecipe = MonitoringRecipe()
     phantoms: PhantomRecipe | None = None
+    loss: LossRecipe = LossRecipe()
 
     def __post_init__(self) -> None:
         if self.sampling.coarse and self.preprocessing.coarse_spacing is None:
@@ -337,6 +354,9 @@ class Recipe:
             del document[words]
         del document["optimization"]["total_steps"], document["optimization"]["warmup_steps"]
         document["monitoring"] = {"validation_cases": self.monitoring.validation_cases}
+        if self.loss == LossRecipe():
+            # Checkpoints from before there was a choice were made with the default.
+            del document["loss"]
         text = json.dumps(document, sort_keys=True, default=list)
         return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 

@@ -15,15 +15,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from PartialSegLib.bundle import ModelBundle
 from PartialSegLib.errors import CancelledError, CollectionError
+from PartialSegLib.networks.exclusive import ExclusiveNetwork
 from PartialSegLib.progress import Monitor
 from PartialSegTraining.augmentation import Augmenter, Batch
 from PartialSegTraining.cache import CachedCase, prepare_cases
 from PartialSegTraining.cases import read_collection
-from PartialSegTraining.losses import DoDNetLoss, dodnet_loss
+from PartialSegTraining.losses import LOSSES, LossTerms, SegmentationLoss, make_loss
 from PartialSegTraining.precision import autocast
 from PartialSegTraining.publishing import write_bundle
 from PartialSegTraining.recipe import Recipe
@@ -77,17 +77,18 @@ class Trainer:
         self.device = device
         self.state: TrainingState = new_state(recipe, device)
         _check_window(recipe, self.state)
+        self._loss = make_loss(recipe.loss.name, recipe.loss.parameters, recipe.tasks)
+        _check_loss(recipe, self.state, self._loss)
         self._cases = [case.to(device) for case in cases]
         plan = recipe.optimization
         self._sampler = WindowSampler(self._cases, recipe.tasks, recipe.sampling, plan.seed)
         self._augmenter = Augmenter(recipe.augmentation, recipe.preprocessing, recipe.tasks, recipe.sampling.window)
-        self._forward = (
-            torch.compile(self.state.network) if plan.compiled and device.type == "cuda" else self.state.network
-        )
+        outputs = self.state.network.training_outputs
+        self._outputs = torch.compile(outputs) if plan.compiled and device.type == "cuda" else outputs
         if device.type == "cuda":
             torch.backends.cudnn.benchmark = True
 
-    def step(self) -> DoDNetLoss:
+    def step(self) -> LossTerms:
         """Make one step and return its loss, detached; nothing waits for the device."""
         state, plan = self.state, self.recipe.optimization
         batch = self.batch(state.step)
@@ -104,8 +105,8 @@ class Trainer:
         state.optimizer.zero_grad(set_to_none=True)
         image = batch.image.to(memory_format=torch.channels_last_3d) if plan.channels_last else batch.image
         with autocast(plan.precision, self.device):
-            logits: Tensor = self._forward(image, batch.task)
-        loss = dodnet_loss(logits, batch.target)
+            outputs = self._outputs(image, batch.task)
+        loss = self._loss(outputs, batch.target, batch.task)
         state.scaler.scale(loss.total).backward()
         state.scaler.unscale_(state.optimizer)
         torch.nn.utils.clip_grad_norm_(state.network.parameters(), plan.clip_norm)
@@ -113,7 +114,7 @@ class Trainer:
         state.scaler.update()
         state.step += 1
         state.update_average(plan.average)
-        return DoDNetLoss(loss.dice.detach(), loss.bce.detach())
+        return loss.detach()
 
     def batch(self, step: int) -> Batch:
         """Cut and change the windows of a step: a function of the seed and the step alone."""
@@ -253,29 +254,31 @@ class _Recorder:
     def __init__(self, log: RunLog, trainer: Trainer) -> None:
         self.log = log
         self._trainer = trainer
-        self._losses: list[Tensor] = []
+        self._losses: list[LossTerms] = []
         self._started = time.monotonic()
 
-    def add(self, loss: DoDNetLoss) -> None:
-        self._losses.append(torch.stack([loss.dice, loss.bce]))
+    def add(self, loss: LossTerms) -> None:
+        self._losses.append(loss)
 
     def flush(self) -> None:
         """Log the mean of the losses since the last time; CollectionError when it is not finite."""
         if not self._losses:
             return
         step, count = self._trainer.state.step, len(self._losses)
-        dice, bce = torch.stack(self._losses).mean(0).tolist()
+        names = list(self._losses[0].terms)
+        terms = torch.stack([torch.stack(list(loss.terms.values())) for loss in self._losses]).mean(0).tolist()
         self._losses.clear()
-        if not math.isfinite(dice + bce):
+        total = sum(terms)
+        if not math.isfinite(total):
             raise CollectionError(
-                f"The training diverged: its loss is {dice + bce} after {step} steps.",
+                f"The training diverged: its loss is {total} after {step} steps.",
                 "Lower 'learning_rate', or train in float32; the last checkpoint is from before.",
             )
         now = time.monotonic()
         rate = self._trainer.state.optimizer.param_groups[0]["lr"]
         seconds = round((now - self._started) / count, 4)
         self._started = now
-        values = {"loss": dice + bce, "dice": dice, "bce": bce, "lr": rate, "seconds_per_step": seconds}
+        values = {"loss": total, **dict(zip(names, terms, strict=True)), "lr": rate, "seconds_per_step": seconds}
         self.log.write(step, {name: float(f"{value:.6g}") for name, value in values.items()})
 
 
@@ -303,4 +306,13 @@ def _check_window(recipe: Recipe, state: TrainingState) -> None:
         raise CollectionError(
             f"The window {recipe.sampling.window} of recipe '{recipe.name}' does not fit its network.",
             f"Its sizes have to be multiples of {divisor}.",
+        )
+
+
+def _check_loss(recipe: Recipe, state: TrainingState, loss: SegmentationLoss) -> None:
+    if loss.exclusive != isinstance(state.network, ExclusiveNetwork):
+        fitting = [name for name, (kind, _) in LOSSES.items() if kind.exclusive != loss.exclusive]
+        raise CollectionError(
+            f"Loss '{recipe.loss.name}' of recipe '{recipe.name}' does not fit network '{recipe.network.name}'.",
+            f"Losses that do: {', '.join(fitting)}.",
         )
