@@ -18,6 +18,7 @@ from PartialSegLib.networks.baselines import (
 from PartialSegLib.networks.contract import Features, PartialLabelNetwork, PointwiseLayer
 from PartialSegLib.networks.dodnet import DoDNet, DoDNetParameters
 from PartialSegLib.networks.encoder_decoder import EncoderDecoderParameters
+from PartialSegLib.networks.kits21 import KiTS21, KiTS21Parameters, KiTS21Pretraining, KiTS21PretrainingParameters
 from PartialSegLib.networks.multitalent import (
     MultiTalentResEncUNet,
     MultiTalentSwinUNETR,
@@ -45,6 +46,8 @@ NETWORKS: dict[str, tuple[type[PartialLabelNetwork], type]] = {
     "MultiTalentSwinUNETR": (MultiTalentSwinUNETR, SwinUNETRParameters),
     "U2Net": (U2Net, U2NetParameters),
     "IndependentU2Net": (IndependentU2Net, IndependentU2NetParameters),
+    "KiTS21Pretraining": (KiTS21Pretraining, KiTS21PretrainingParameters),
+    "KiTS21": (KiTS21, KiTS21Parameters),
 }
 
 __all__ = [
@@ -59,6 +62,10 @@ __all__ = [
     "Features",
     "IndependentU2Net",
     "IndependentU2NetParameters",
+    "KiTS21",
+    "KiTS21Parameters",
+    "KiTS21Pretraining",
+    "KiTS21PretrainingParameters",
     "MultiHead",
     "MultiHeadParameters",
     "MultiNets",

@@ -20,6 +20,14 @@ STAGES: dict[str, Any] = {
 }
 #: DoDNet's encoder-decoder, small.
 SMALLEST: dict[str, Any] = {"channels": [4, 8, 8, 8, 8], "blocks": [1, 1, 1, 1, 1], "groups": 4}
+#: A small residual U-Net of KiTS21.
+BOTTLENECKS: dict[str, Any] = {
+    "stem": 4,
+    "widths": [2, 3, 4, 4],
+    "blocks": [1, 2, 1, 1],
+    "rates": [1, 2],
+    "map_channels": 4,
+}
 #: A small version of each network. A network without one fails the first test.
 SMALL: dict[str, dict[str, Any]] = {
     "DoDNet": {**SMALLEST, "head_width": 4},
@@ -35,6 +43,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "MultiTalentSwinUNETR": {"feature_size": 12, "depths": [1, 1, 1, 1], "window_size": 2},
     "U2Net": {"channels": 4, "halvings": [3, 3, 3]},
     "IndependentU2Net": {"channels": 4, "halvings": [3, 3, 3]},
+    "KiTS21Pretraining": BOTTLENECKS,
+    "KiTS21": BOTTLENECKS,
 }
 SPACES = ("mots", "btcv", "kits21")
 #: Networks that answer every task alike, which is what they are compared for.
