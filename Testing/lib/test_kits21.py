@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -159,6 +160,6 @@ def test_the_dynamic_head_depends_on_the_image_and_on_the_task() -> None:
         ({"head_depth": 0}, "depth 0"),
     ],
 )
-def test_sizes_that_make_no_network_are_refused(changes: dict[str, object], message: str) -> None:
+def test_sizes_that_make_no_network_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replace(SMALL, **changes)
