@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import difflib
 import os
+import secrets
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from PartialSegLib.bundle import ModelBundle
+from PartialSegLib.bundle import CARD, WEIGHTS, ModelBundle
 from PartialSegLib.errors import BundleError
+from PartialSegLib.sizes import folder_size
 
 #: Environment variable that moves the folder of installed models.
 FOLDER_VARIABLE = "PARTIALSEG_MODELS"
@@ -51,6 +54,13 @@ class Entry:
     origin: str
     bundle: ModelBundle | None
     problem: str = ""
+
+    def disk_use(self) -> int | None:
+        """Return the bytes of all its files; ``None`` when the folder cannot be read."""
+        try:
+            return folder_size(self.folder)
+        except OSError:
+            return None
 
 
 def model_folder() -> Path:
@@ -129,6 +139,64 @@ def find(name_or_path: str | Path | None = None) -> ModelBundle:
     else:
         hint = f"Known: {', '.join(dict.fromkeys(names)) or 'none'}. Models are installed in {model_folder()}."
     raise BundleError(f"There is no model '{name}'.", hint)
+
+
+def removable(name_or_path: str | Path) -> Entry:
+    """Return the installed model that :func:`remove` would delete, damaged or not.
+
+    Parameters
+    ----------
+    name_or_path : str or Path
+        Name of the catalog, or the model's folder where a name is not enough.
+
+    Raises
+    ------
+    BundleError
+        When there is no such model, it came with the library, several have the name, or the folder is
+        no model at all and must not be deleted by a program.
+    """
+    entries = models()
+    path = Path(name_or_path).expanduser().resolve()
+    named = [entry for entry in entries if entry.name == str(name_or_path) or entry.folder.resolve() == path]
+    own = [entry for entry in named if entry.origin == "installed"]
+    if named and not own:
+        raise BundleError(f"'{name_or_path}' comes with the library and cannot be removed.", "It takes little space.")
+    if not own:
+        known = ", ".join(entry.name for entry in entries if entry.origin == "installed")
+        raise BundleError(f"There is no installed model '{name_or_path}'.", f"Installed: {known or 'none'}.")
+    if len(own) > 1:
+        folders = " or ".join(str(entry.folder) for entry in own)
+        raise BundleError(f"{len(own)} models are named '{name_or_path}'.", f"Name the folder: {folders}.")
+    if own[0].bundle is None and not any((own[0].folder / file).is_file() for file in (CARD, WEIGHTS)):
+        raise BundleError(
+            f"{own[0].folder} holds neither {CARD} nor {WEIGHTS}: it is no model, and may be something else of yours.",
+            "Delete it by hand if you do not need it.",
+        )
+    return own[0]
+
+
+def remove(entry: Entry) -> None:
+    """Delete the folder of an installed model, which :func:`removable` returned.
+
+    Raises
+    ------
+    BundleError
+        When it cannot be deleted.
+    """
+    aside = entry.folder.with_name(f".{entry.folder.name}.{secrets.token_hex(4)}.removed")
+    try:
+        if entry.folder.is_symlink():
+            # The user linked a folder from elsewhere: the link is ours to remove, its target is not.
+            entry.folder.unlink()
+            return
+        # Out of the catalog in one step: a kill while files are deleted leaves no half model.
+        os.replace(entry.folder, aside)
+        shutil.rmtree(aside)
+    except OSError as error:
+        raise BundleError(
+            f"{entry.folder} could not be deleted: {error.strerror or error}.",
+            "Close what uses the model, and mend the permissions of the model folder.",
+        ) from error
 
 
 def _entries(folder: Path, origin: str) -> Iterator[Entry]:

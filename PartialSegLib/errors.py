@@ -75,6 +75,19 @@ class CollectionError(PartialSegError):
     exit_code = 8
 
 
+class DownloadError(PartialSegError):
+    """A model that cannot be downloaded: unknown, offline, refused, damaged, or no room for it."""
+
+    code = "download"
+    exit_code = 10
+
+
+class LicenseError(DownloadError):
+    """A model whose license the user has not accepted."""
+
+    code = "license"
+
+
 class CancelledError(PartialSegError):
     """The user stopped the work; nothing was written."""
 

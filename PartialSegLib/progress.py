@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from PartialSegLib.errors import CancelledError
+from PartialSegLib.sizes import readable
 
 
 @dataclass(frozen=True)
@@ -24,15 +25,19 @@ class Progress:
     stage : str
         What is being done, as shown to the user (``"segment"``, ``"write"`` ...).
     done, total : int
-        Units of work finished, and in all.
+        Units of work finished, and in all; a `total` of 0 means that nobody knows it.
     seconds_left : float or None
-        Estimate from the pace of this stage so far; ``None`` before its first unit is done.
+        Estimate from the pace of this stage so far; ``None`` before its first unit is done, and
+        where the total is not known.
+    unit : str
+        What is counted, where it matters to the user: ``B`` for bytes.
     """
 
     stage: str
     done: int
     total: int
     seconds_left: float | None
+    unit: str = ""
 
 
 class Monitor:
@@ -60,8 +65,8 @@ class Monitor:
         """Whether :meth:`cancel` was called."""
         return self._cancelled.is_set()
 
-    def step(self, stage: str, done: int, total: int) -> None:
-        """Report that `done` of `total` units of `stage` are finished.
+    def step(self, stage: str, done: int, total: int, unit: str = "") -> None:
+        """Report that `done` of `total` units of `stage` are finished; a `total` of 0 is not known.
 
         Call it once when the stage starts, with ``done=0``, or with what an earlier run had done: the
         time estimate counts from there.
@@ -72,11 +77,16 @@ class Monitor:
             When :meth:`cancel` was called.
         """
         if self.cancelled:
-            raise CancelledError(f"Stopped by the user during '{stage}' ({done} of {total}).")
+            raise CancelledError(f"Stopped by the user during '{stage}' ({_amount(done, total, unit)}).")
         now = time.monotonic()
         if stage != self._stage or done == 0:
             self._stage, self._started, self._first = stage, now, done
         if self._report is not None:
             fresh = done - self._first
-            left = (now - self._started) / fresh * (total - done) if fresh > 0 else None
-            self._report(Progress(stage, done, total, left))
+            left = (now - self._started) / fresh * (total - done) if fresh > 0 and total else None
+            self._report(Progress(stage, done, total, left, unit))
+
+
+def _amount(done: int, total: int, unit: str) -> str:
+    first, last = (readable(count) if unit == "B" else str(count) for count in (done, total))
+    return f"{first} of {last}" if total else first

@@ -34,13 +34,17 @@ def terminal_monitor(*, quiet: bool = False) -> Iterator[Monitor]:
                 bar.close()
             # The first value is what an earlier run had done: the pace counts from there.
             bars[progress.stage] = tqdm(
-                total=progress.total,
+                total=progress.total or None,
                 initial=progress.done,
                 desc=progress.stage,
+                unit=progress.unit or "it",
+                unit_scale=bool(progress.unit),
                 file=sys.stderr,
                 disable=quiet or None,
             )
         bar = bars[progress.stage]
+        # A download learns its size from the server's answer.
+        bar.total = progress.total or None
         bar.update(progress.done - bar.n)
 
     monitor = Monitor(show)
@@ -50,6 +54,13 @@ def terminal_monitor(*, quiet: bool = False) -> Iterator[Monitor]:
         finally:
             for bar in bars.values():
                 bar.close()
+
+
+def note(line: str) -> None:
+    """Write a line for the user to stderr, above the bars that are shown."""
+    from tqdm import tqdm
+
+    tqdm.write(line, file=sys.stderr)
 
 
 @contextmanager

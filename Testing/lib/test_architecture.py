@@ -24,11 +24,20 @@ LIB, TRAINING, EXTENSION = (
 
 #: Top-level modules of the Slicer side: the application's own, and those of the extension.
 SLICER_SIDE = {"slicer", "qt", "ctk", "PartialSeg", "PartialSegWorker", "PartialSegSlicer"}
+#: The one room that talks to other machines, when the user asks for a download.
+FETCHING = LIB / "fetching"
 #: Modules that talk to other machines.
 NETWORK = {"socket", "http", "urllib", "ftplib", "smtplib", "requests", "httpx", "aiohttp", "openvino_telemetry"}
 
 #: The rooms of the library that need torch. All others are for Slicer's own process too.
-NEED_TORCH = ("PartialSegLib.networks", "PartialSegLib.inference", "PartialSegLib.preprocessing")
+NEED_TORCH = (
+    "PartialSegLib.networks",
+    "PartialSegLib.inference",
+    "PartialSegLib.preprocessing",
+    "PartialSegLib.published",
+)
+#: The one file that reads pickles, of which it runs nothing: ``test_published.py`` holds it to that.
+RESTRICTED = LIB / "published" / "restricted.py"
 #: What is light in them nevertheless.
 LIGHT = {"PartialSegLib.inference", "PartialSegLib.inference.presets"}
 
@@ -77,8 +86,21 @@ def test_training_knows_nothing_of_slicer() -> None:
     assert {file: bad for file in sources(TRAINING) if (bad := imported(file) & SLICER_SIDE)} == {}
 
 
-def test_nothing_calls_other_machines() -> None:
-    assert {file: bad for file in everything() if (bad := imported(file) & NETWORK)} == {}
+def test_nothing_calls_other_machines_but_the_room_that_fetches() -> None:
+    calling = {file: bad for file in everything() if (bad := imported(file) & NETWORK)}
+    assert {file for file in calling if FETCHING not in file.parents} == set()
+    assert set().union(*calling.values()) == {"socket", "http", "urllib"}
+
+
+def test_only_a_download_enters_the_room_that_fetches() -> None:
+    outside = [file for file in everything() if FETCHING not in file.parents]
+    assert [file.name for file in outside if "PartialSegLib.fetching" in file.read_text("utf-8")] == ["downloads.py"]
+    code = (
+        "import sys, PartialSegLib.downloads, PartialSegLib.commands.models\n"
+        "assert not {'PartialSegLib.fetching', 'urllib.request', 'http.client'} & set(sys.modules)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 0, ended.stderr
 
 
 def test_no_file_that_is_read_can_run_code() -> None:
@@ -93,6 +115,18 @@ def test_no_file_that_is_read_can_run_code() -> None:
             # NumPy refuses pickles unless told otherwise; torch has to be told, because older ones did not.
             assert "allow_pickle=True" not in words, where
             assert name != "torch.load" or "weights_only=True" in words, where
+
+
+def test_one_file_alone_reads_pickles() -> None:
+    readers = {"pickle.load", "pickle.loads", "pickle.Unpickler"}
+    named = {
+        file: {ast.unparse(node) for node in ast.walk(tree(file)) if isinstance(node, ast.Attribute)}
+        for file in everything()
+    }
+    assert [file for file, names in named.items() if names & readers] == [RESTRICTED]
+    for file in everything():
+        from_pickle = [node for node in ast.walk(tree(file)) if isinstance(node, ast.ImportFrom)]
+        assert not any(node.module in ("pickle", "_pickle") for node in from_pickle), file
 
 
 def test_every_module_says_what_it_decides() -> None:
@@ -127,6 +161,7 @@ def test_structures_cards_and_catalog_import_without_numpy() -> None:
         "import sys\n"
         "import PartialSegLib.structures, PartialSegLib.card, PartialSegLib.bundle, PartialSegLib.catalog\n"
         "import PartialSegLib.errors, PartialSegLib.progress, PartialSegLib.inference.presets\n"
+        "import PartialSegLib.downloads, PartialSegLib.bundlearchive, PartialSegLib.fetching.transfer\n"
         "assert not {'torch', 'numpy'} & set(sys.modules)\n"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
@@ -140,6 +175,7 @@ def documents() -> Iterator[tuple[Path, Path]]:
     """Yield every JSON file of the library with its schema."""
     data = LIB / "data"
     yield data / "structures.json", data / "structures.schema.json"
+    yield data / "models.json", data / "models.schema.json"
     for file in sorted((data / "label_spaces").glob("*.json")):
         yield file, data / "label_space.schema.json"
     for file in sorted((LIB / "models").glob("*/card.json")):
