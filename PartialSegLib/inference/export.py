@@ -7,7 +7,7 @@ and packed to bits. The result is, bit for bit, that of interpolating everything
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,7 +62,11 @@ class SlabExporter:
         self._grid = grid
         self._device = device
         self._taps = [grid.taps(axis) for axis in range(3)]
-        self._sums = [torch.from_numpy(values).to(device) for values in windows.weight_sums]
+        self._before = windows.offset
+        self._sums = [
+            torch.from_numpy(values[before : before + length]).to(device)
+            for values, before, length in zip(windows.weight_sums, windows.offset, grid.shape, strict=True)
+        ]
         self._pieces: list[list[PackedMask]] = [[] for _ in range(channels)]
         self._emitted = 0
         self.confidence: Confidence | None = None
@@ -72,9 +76,9 @@ class SlabExporter:
             self.confidence = Confidence(blank, np.zeros(channels), np.zeros(channels, np.int64))
 
     def take(self, ring: SlabRing, first: int, last: int) -> None:
-        """Export what planes `first` to `last`, just finished, make possible."""
+        """Export what planes `first` to `last` of the ring, just finished, make possible."""
         depth = self._grid.shape[0]
-        last = min(last, depth)
+        first, last = max(first - self._before[0], 0), min(last - self._before[0], depth)
         if first >= last:
             return
         upper = self._taps[0].upper
@@ -94,9 +98,10 @@ class SlabExporter:
     def _positive_box(self, ring: SlabRing, channel: int, first: int, last: int) -> Box | None:
         """Return the box of voxels above the threshold, on the network's grid."""
         _, height, width = self._grid.shape
+        above, left = self._before[1:]
         planes, shadow = [], None
-        for start, stop, at in ring.segments(first, last):
-            values = ring.values[channel, at : at + stop - start, :height, :width]
+        for start, stop, at in self._segments(ring, first, last):
+            values = ring.values[channel, at : at + stop - start, above : above + height, left : left + width]
             positive = (values.amax(dim=2) > 0).cpu().numpy()
             planes.append(positive)
             columns = values.amax(dim=0).amax(dim=0)
@@ -130,12 +135,20 @@ class SlabExporter:
         if tight is not None:
             self._pieces[channel].append(PackedMask.from_array(mask, (out[0].start, out[1].start, out[2].start)))
 
+    def _segments(self, ring: SlabRing, first: int, last: int) -> Iterator[tuple[int, int, int]]:
+        """Find planes of the network's grid in the ring, which holds the padding before them too."""
+        return ring.segments(first + self._before[0], last + self._before[0])
+
     def _blended(self, ring: SlabRing, channels: slice, source: Sequence[slice]) -> Tensor:
         """Return float32 (C, z, y, x) mean probabilities, less the threshold, of a box of the ring."""
         z, y, x = source
+        rows, columns = (
+            slice(part.start + before, part.stop + before)
+            for part, before in zip((y, x), self._before[1:], strict=True)
+        )
+        segments = self._segments(ring, z.start, z.stop)
         planes = torch.cat(
-            [ring.values[channels, at : at + stop - start, y, x] for start, stop, at in ring.segments(z.start, z.stop)],
-            dim=1,
+            [ring.values[channels, at : at + stop - start, rows, columns] for start, stop, at in segments], dim=1
         ).float()
         return planes.div_(self._sums[0][z][:, None, None]).div_(self._sums[1][y][:, None] * self._sums[2][x])
 

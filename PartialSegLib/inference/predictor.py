@@ -124,7 +124,7 @@ class Predictor:
         structures = self._select(tasks)
         recipe, chosen = self.bundle.card.preprocessing, preset_named(preset)
         grid = make_grid(image.geometry, recipe, recipe.spacing, find_crop(image, recipe))
-        windows = WindowGrid.over(grid.shape, self._window, chosen.overlap, clamped=chosen.clamped)
+        windows = self._windows(grid, chosen)
         return self._plan(grid, windows, chosen, structures)[0]
 
     @torch.inference_mode()
@@ -262,8 +262,8 @@ class Predictor:
         uncertainty: bool,
     ) -> tuple[Outcome, Forecast, list[str]]:
         """Segment a prepared image, climbing down the ladder of plans when memory runs out."""
-        windows = WindowGrid.over(prepared.grid.shape, self._window, preset.overlap, clamped=preset.clamped)
-        volume = _pad(prepared.volume, windows.shape, padding_value(self.bundle.card.preprocessing))
+        windows = self._windows(prepared.grid, preset)
+        volume = _pad(prepared.volume, windows, padding_value(self.bundle.card.preprocessing))
         job = Job(volume, prepared.grid, windows, tuple(structures), self._mirror_axes(preset), uncertainty, stage)
         expected, rest = self._plan(prepared.grid, windows, preset, structures)
         taken: list[str] = []
@@ -311,6 +311,16 @@ class Predictor:
             "Choose fewer tasks or a region of interest, or close other programs.",
         )
 
+    def _windows(self, grid: NetworkGrid, preset: Preset) -> WindowGrid:
+        card = self.bundle.card
+        return WindowGrid.over(
+            grid.shape,
+            self._window,
+            preset.overlap,
+            clamped=preset.as_evaluated and card.window_steps == "clamped",
+            centered=card.preprocessing.padding_place == "both",
+        )
+
     def _mirror_axes(self, preset: Preset) -> tuple[int, ...]:
         return self.bundle.card.mirror_axes if preset.flips else ()
 
@@ -349,12 +359,14 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _pad(volume: Tensor, shape: tuple[int, int, int], value: float) -> Tensor:
-    """Pad a volume at its end, so that a window fits."""
-    missing = [wanted - length for wanted, length in zip(shape, volume.shape, strict=True)]
-    if not any(missing):
+def _pad(volume: Tensor, windows: WindowGrid, value: float) -> Tensor:
+    """Pad a volume where the windows want it, so that one of them fits."""
+    if windows.shape == tuple(volume.shape):
         return volume
-    return functional.pad(volume, (0, missing[2], 0, missing[1], 0, missing[0]), value=value)
+    padding: list[int] = []
+    for wanted, length, before in zip(windows.shape, volume.shape, windows.offset, strict=True):
+        padding[:0] = (before, wanted - length - before)
+    return functional.pad(volume, padding, value=value)
 
 
 def _clip(masks: dict[str, PackedMask], grid: NetworkGrid, region: Box) -> dict[str, PackedMask]:

@@ -21,9 +21,8 @@ class Preset:
         Shared fraction of neighbouring windows.
     flips : bool
         Average the probabilities of mirrored copies of a window, along the axes of the model's card.
-    clamped : bool
-        Step by a constant stride with the last window at the border, as DoDNet's evaluation does,
-        in place of an even spread.
+    as_evaluated : bool
+        Lay windows by the rule of the model's card (``window_steps``), in place of an even spread.
     coarse : bool
         Search the region of the chosen structures at the model's coarse spacing first.
     """
@@ -32,7 +31,7 @@ class Preset:
     description: str
     overlap: float
     flips: bool = False
-    clamped: bool = False
+    as_evaluated: bool = False
     coarse: bool = False
 
 
@@ -42,7 +41,11 @@ PRESETS = {
         Preset("fast", "coarse region first, quarter overlap", 0.25, coarse=True),
         Preset("standard", "half overlap", 0.5),
         Preset(
-            "paper", "half overlap, mirrored copies averaged, as DoDNet was evaluated", 0.5, flips=True, clamped=True
+            "paper",
+            "half overlap, mirrored copies averaged, as the model's authors evaluated it",
+            0.5,
+            flips=True,
+            as_evaluated=True,
         ),
     )
 }

@@ -64,21 +64,43 @@ class WindowGrid:
         Voxels of a window, (D, H, W).
     starts : tuple of list of int
         First voxels of the windows along each axis, ascending.
+    offset : tuple of int
+        Voxels of padding before the image along each axis.
     """
 
     shape: tuple[int, int, int]
     window: tuple[int, int, int]
     starts: tuple[list[int], list[int], list[int]]
+    offset: Starts = (0, 0, 0)
 
     @classmethod
     def over(
-        cls, shape: tuple[int, int, int], window: tuple[int, int, int], overlap: float, *, clamped: bool = False
+        cls,
+        shape: tuple[int, int, int],
+        window: tuple[int, int, int],
+        overlap: float,
+        *,
+        clamped: bool = False,
+        centered: bool = False,
     ) -> WindowGrid:
-        """Lay windows over a volume of `shape`; an axis shorter than the window is padded at its end."""
+        """Lay windows over an image of `shape`, padded along axes that are shorter than the window.
+
+        Parameters
+        ----------
+        shape, window : tuple of int
+            Voxels, (D, H, W).
+        overlap : float
+            Shared fraction of neighbouring windows, 0 to below 1.
+        clamped : bool
+            Place windows by :func:`clamped_starts`, not :func:`even_starts`.
+        centered : bool
+            Pad on both sides, with an odd voxel at the end, as nnU-Net does; else at the end alone.
+        """
         place = clamped_starts if clamped else even_starts
         z, y, x = (place(length, size, overlap) for length, size in zip(shape, window, strict=True))
         padded = (max(shape[0], window[0]), max(shape[1], window[1]), max(shape[2], window[2]))
-        return cls(padded, window, (z, y, x))
+        before = [(size - length) // 2 if centered else 0 for size, length in zip(padded, shape, strict=True)]
+        return cls(padded, window, (z, y, x), (before[0], before[1], before[2]))
 
     def __len__(self) -> int:
         return len(self.starts[0]) * len(self.starts[1]) * len(self.starts[2])

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from bundles import random_bundle, random_dodnet
 from PartialSegLib.bundle import CARD, WEIGHTS, Card, ModelBundle, Preprocessing
 from PartialSegLib.errors import BundleError
+from PartialSegLib.preparation import DODNET, NNUNET_V1, NNUNET_V2, Resampling
 from PartialSegLib.structures import LabelSpace
 
 Change = Callable[[dict[str, Any]], Any]
@@ -159,6 +160,11 @@ def test_a_card_of_another_version_is_refused_with_both_versions(bundle: ModelBu
         ModelBundle.open(bundle.folder)
 
 
+def resampled(**fields: Any) -> Change:
+    """Return the change of a card that resamples like this."""
+    return lambda card: card["preprocessing"].update(resampling=fields)
+
+
 #: What is wrong, the change of a good card, and what the message names.
 WRONG: dict[str, tuple[Change, str]] = {
     "other format": (lambda card: card.update(format="other"), "format"),
@@ -180,6 +186,29 @@ WRONG: dict[str, tuple[Change, str]] = {
     "no intensity range": (lambda card: card["preprocessing"].pop("intensity_range"), "intensity_range"),
     "zero scale": (lambda card: card["preprocessing"].update(intensity_scale=0), "empty"),
     "orientation of one axis": (lambda card: card["preprocessing"].update(orientation="LRS"), "LRS"),
+    "some axes as stored": (lambda card: card["preprocessing"].update(orientation="xyS"), "xyS"),
+    "two crops": (lambda card: card["preprocessing"].update(crop_to_nonzero=True), "crop_to_nonzero"),
+    "crop as number": (lambda card: card["preprocessing"].update(crop_to_nonzero=0), "crop_to_nonzero"),
+    "padding in front": (lambda card: card["preprocessing"].update(padding_place="front"), "padding_place"),
+    "padding as text": (lambda card: card["preprocessing"].update(padding_value="air"), "padding_value"),
+    "unknown normalization": (lambda card: card["preprocessing"].update(normalization="rank"), "normalization"),
+    "scaled twice": (
+        lambda card: card["preprocessing"].update(normalization="image", padding_value=0, intensity_scale=400),
+        "shift and scale",
+    ),
+    "padding of unknown value": (
+        lambda card: card["preprocessing"].update(normalization="image", intensity_scale=1),
+        "padding_value",
+    ),
+    "resampling as text": (lambda card: card["preprocessing"].update(resampling="cubic"), "resampling"),
+    "unknown interpolation": (resampled(interpolation="sinc"), "interpolation"),
+    "unknown resampling": (resampled(interpolation="cubic", order=3), "order"),
+    "border of linear interpolation": (resampled(border="zero"), "border"),
+    "separate axis of all images": (resampled(interpolation="cubic", separate_axis_above=0), "separate_axis_above"),
+    "integers as text": (resampled(integers="yes"), "integers"),
+    "unknown rounding": (resampled(size="up"), "size"),
+    "clipped twice": (resampled(clip="both"), "clip"),
+    "unknown window steps": (lambda card: card.update(window_steps="random"), "window_steps"),
     "label space as text": (lambda card: card.update(label_space="mots"), "label_space"),
     "label space without tasks": (lambda card: card["label_space"].pop("tasks"), "tasks"),
     "task without key": (lambda card: card["label_space"]["tasks"][0].pop("key"), "key"),
@@ -229,6 +258,37 @@ def test_optional_preprocessing_may_be_left_out_or_null(bundle: ModelBundle, sch
     assert schema.is_valid(document)
     expected = Preprocessing((1.0, 1.0, 2.0), (-325.0, 325.0), body_threshold=None)
     assert Card.from_json(document).preprocessing == expected
+
+
+@pytest.mark.parametrize("resampling", [NNUNET_V1, NNUNET_V2, DODNET])
+def test_the_preprocessing_of_published_systems_is_kept_on_the_card(
+    bundle: ModelBundle, schema: Draft202012Validator, resampling: Resampling
+) -> None:
+    rules = Preprocessing(
+        (1.0, 1.0, 1.5),
+        (-1024.0, 3000.0),
+        orientation="yxz",
+        body_threshold=None,
+        crop_to_nonzero=True,
+        padding_value=0.0,
+        padding_place="both",
+        normalization="image",
+        resampling=resampling,
+    )
+    card = replace(bundle.card, preprocessing=rules, window_steps="even")
+    document = json.loads(json.dumps(card.to_json()))
+    assert schema.is_valid(document)
+    assert Card.from_json(document) == card
+
+
+def test_a_card_from_before_a_field_was_known_is_read_and_written_alike(bundle: ModelBundle) -> None:
+    document = read_card(bundle)
+    assert set(document["preprocessing"]) == {
+        "spacing", "intensity_range", "intensity_shift", "intensity_scale", "orientation", "body_threshold",
+        "coarse_spacing",
+    }  # fmt: skip
+    del document["window_steps"]
+    assert Card.from_json(document) == bundle.card
 
 
 def test_wrong_network_parameters_are_refused_with_the_file(bundle: ModelBundle) -> None:
