@@ -61,7 +61,7 @@ class TorchExtractor:
     def __call__(self, windows: Tensor, task: Tensor | None = None) -> Features:
         """See :class:`Extractor`."""
         batch = windows.to(self._device, self._dtype).contiguous(memory_format=self._format)
-        features = self._network.features(batch, task)
+        features = self._network.features(batch, None if task is None else task.to(self._device))
         return Features(features.map, features.pooled.float())
 
 
@@ -101,10 +101,11 @@ class OpenVINOExtractor:
         """See :class:`Extractor`."""
         maps, pooled = [], []
         for window in windows.float().contiguous():
-            answer = self._compiled(window[None].numpy())
-            maps.append(torch.from_numpy(answer[0]))
-            pooled.append(torch.from_numpy(answer[1]))
-        return Features(torch.cat(maps), torch.cat(pooled))
+            # The answer lies in memory that the next window overwrites.
+            answer = self._compiled(window[None].numpy(), share_inputs=True, share_outputs=True)
+            maps.append(torch.from_numpy(answer[0]).clone())
+            pooled.append(torch.from_numpy(answer[1]).clone())
+        return Features(_joined(maps), _joined(pooled))
 
 
 def make_extractor(
@@ -132,6 +133,11 @@ def make_extractor(
 def openvino_installed() -> bool:
     """Whether OpenVINO can be used here."""
     return importlib.util.find_spec("openvino") is not None
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    """Concatenate without copying the usual single part."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 class _FeaturesOnly(nn.Module):

@@ -19,6 +19,8 @@ from torch.nn import functional
 from PartialSegLib.bundle import ModelBundle
 from PartialSegLib.errors import ImageError, MemoryForecastError, PartialSegError
 from PartialSegLib.images import Image
+from PartialSegLib.inference.allocation import kept_memory
+from PartialSegLib.inference.division import Division
 from PartialSegLib.inference.extractors import Extractor, make_extractor
 from PartialSegLib.inference.passes import Job, Outcome, Passes
 from PartialSegLib.inference.planner import (
@@ -289,18 +291,16 @@ class Predictor:
         """Return the first plan that fits, and the more frugal ones after it."""
         if self._costs is None:
             self._costs = network_costs(self._network, self._window)
-        plans = list(ladder(self.device, len(structures)))
-        copies = 2 ** len(self._mirror_axes(preset))
-        if self._network.features_depend_on_task:
-            copies *= len({self.label_space.task_of(key) for key in structures})
+        division = Division.of(self._network, structures)
+        plans = list(ladder(self.device, len(division.units)))
         for index, plan in enumerate(plans):
             expected = forecast(
                 plan,
                 self._costs,
                 windows,
                 grid,
-                len(structures),
-                copies=copies,
+                division,
+                copies=2 ** len(self._mirror_axes(preset)),
                 seconds_per_window=self._pace.get(plan.device),
             )
             if fits(expected):
@@ -328,7 +328,8 @@ class Predictor:
         """Run a plan, and remember its pace for the next forecast."""
         plan = expected.plan
         started = time.perf_counter()
-        outcome = Passes(self._network, self._extractor(plan), plan, monitor).run(job)
+        with kept_memory(plan.device):
+            outcome = Passes(self._network, self._extractor(plan), plan, monitor).run(job)
         self._pace[plan.device] = (time.perf_counter() - started) / max(1, expected.windows)
         return outcome
 

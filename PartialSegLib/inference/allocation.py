@@ -1,0 +1,59 @@
+"""Keeping freed memory at hand while a network runs on the CPU.
+
+The C library of Linux hands every large block back to the kernel when it is freed, and the kernel
+clears and maps it page by page when the next layer asks for as much: a fifth to a third of the time
+of a 3D network. Between windows (and training steps) nothing of that is needed. Used by the
+predictor and the trainer; elsewhere than with glibc it does nothing.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import torch
+
+#: Parameters of ``mallopt`` (malloc.h) with the value while memory is kept and the library's default.
+_TRIM_THRESHOLD = (-1, -1, 128 * 1024)
+_TOP_PAD = (-2, 64 * 2**20, 128 * 1024)
+_MAPPED_BLOCKS = (-4, 0, 65536)
+
+
+@contextmanager
+def kept_memory(device: torch.device) -> Iterator[None]:
+    """Keep freed main memory in the process until the end of the block, then give it back.
+
+    It holds for the whole process and does not nest: the first end gives back.
+
+    Parameters
+    ----------
+    device : torch.device
+        Where the network runs; nothing is done but for the CPU.
+    """
+    library = _glibc() if device.type == "cpu" else None
+    if library is None:
+        yield
+        return
+    settings = (_TRIM_THRESHOLD, _TOP_PAD, _MAPPED_BLOCKS)
+    for parameter, keeping, _ in settings:
+        library.mallopt(parameter, keeping)
+    try:
+        yield
+    finally:
+        for parameter, _, default in settings:
+            library.mallopt(parameter, default)
+        library.malloc_trim(0)
+
+
+@cache
+def _glibc() -> Any:
+    """Return the C library when it is glibc, whose allocator takes these settings."""
+    if platform.libc_ver()[0] != "glibc":
+        return None
+    library = ctypes.CDLL(None)
+    library.malloc_trim.argtypes = [ctypes.c_size_t]
+    return library
