@@ -201,6 +201,16 @@ def test_outputs_with_channels_of_no_use_are_refused(variant: Variant) -> None:
         loss([torch.cat([logits, logits[:, :1]], 1)], target, task)
 
 
+def test_outputs_of_another_kind_of_classes_are_refused() -> None:
+    """A network with classes of its own for each task has too few for a loss on those of all tasks."""
+    task_classes, all_classes = VARIANTS["dice-ce"].build(), VARIANTS["target-adaptive"].build()
+    target, task = batch("mots")
+    with pytest.raises(CollectionError, match=r"output of 3 channels .* it judges 12"):
+        all_classes([random_outputs(task_classes, target)], target, task)
+    with pytest.raises(CollectionError, match=r"output of 12 channels .* it judges 3"):
+        task_classes([random_outputs(all_classes, target)], target, task)
+
+
 @pytest.mark.parametrize("name", ["multitalent", "dice-ce pooled"])
 def test_sums_added_over_processes_give_the_loss_of_one_batch(name: str) -> None:
     """Two processes with half a batch each know of the other's sums what an all-reduce tells them."""

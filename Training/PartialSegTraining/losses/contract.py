@@ -84,7 +84,7 @@ class Loss(Protocol):
         Raises
         ------
         CollectionError
-            When the outputs have more channels than the label space has a use for.
+            When the outputs have other channels than the loss judges.
         """
         ...
 
@@ -170,11 +170,15 @@ class SegmentationLoss(ABC):
                 terms[name] = terms[name] + weight * value if name in terms else weight * value
         return LossTerms(terms)
 
+    def fits(self, channels: int) -> bool:
+        """Tell whether an output may have so many channels: a network may leave out those no sample needs."""
+        return channels <= self.channels
+
     def _check(self, output: Tensor) -> None:
-        if output.shape[1] > self.channels:
+        if not self.fits(output.shape[1]):
             raise CollectionError(
                 f"An output of {output.shape[1]} channels does not fit this loss: "
-                f"label space '{self.label_space.name}' has a use for {self.channels}.",
+                f"with label space '{self.label_space.name}' it judges {self.channels}.",
                 "Choose a loss for this network's outputs in [loss].",
             )
 

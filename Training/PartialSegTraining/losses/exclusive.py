@@ -205,6 +205,10 @@ class ExclusiveLoss(SegmentationLoss):
         """As many as there can be classes."""
         return self.layout.count
 
+    def fits(self, channels: int) -> bool:
+        """Tell whether an output may have so many channels; classes of the label space are always all there."""
+        return channels == self.channels if self.layout.shared else channels <= self.channels
+
     @abstractmethod
     def judge(self, view: ClassView) -> dict[str, Tensor]:
         """Return the terms of the samples that annotate something; zero when there is none."""
