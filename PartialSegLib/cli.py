@@ -5,7 +5,7 @@ A command is a module with ``register(subparsers)``, which adds an :mod:`argpars
 other packages add theirs through the entry point group ``partialseg.commands``. Only the module of
 the chosen command is imported, so that ``partialseg info`` answers at once.
 
-Exit status: 0 done, 1 to 9 a mistake that the message names (:mod:`PartialSegLib.errors`), 2 a wrong
+Exit status: 0 done, 1 to 10 a mistake that the message names (:mod:`PartialSegLib.errors`), 2 a wrong
 command line, 70 a defect of PartialSeg, 130 stopped by the user.
 """
 
@@ -30,6 +30,9 @@ COMMANDS = {
     "segment": "PartialSegLib.commands.segment",
     "tasks": "PartialSegLib.commands.tasks",
     "models": "PartialSegLib.commands.models",
+    "download": "PartialSegLib.commands.download",
+    "remove": "PartialSegLib.commands.remove",
+    "import": "PartialSegLib.commands.import_",
     "info": "PartialSegLib.commands.info",
     "render": "PartialSegLib.rendering.command",
 }
@@ -48,7 +51,7 @@ examples:
 
 'partialseg COMMAND --help' describes a command. --debug shows the traceback of an error.
 
-exit status: 0 done; 1, 3-9 a problem that the message names; 2 wrong command line; 70 a defect of
+exit status: 0 done; 1, 3-10 a problem that the message names; 2 wrong command line; 70 a defect of
 PartialSeg; 130 stopped by the user. Research software: not a medical device."""
 
 
