@@ -148,7 +148,8 @@ def _alone(target: Path) -> Iterator[None]:
             ) from error
         if not alone:
             raise DownloadError(
-                f"Another process is downloading {target.name} already.", "Wait for it, or stop it; then try again."
+                f"Another process is downloading this file already: {target}.",
+                "Wait for it, or stop it; then try again.",
             )
         yield
 
@@ -182,8 +183,8 @@ class _Transfer:
                 if isinstance(error, HTTPError) and error.code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
                     # The file became shorter: what lies here is the beginning of another one.
                     self.part.forget()
-                failures = 0 if self.part.position > furthest else failures
-                furthest, failures = max(furthest, self.part.position), failures + 1
+                failures = 0 if self.part.position > furthest else failures + 1
+                furthest = max(furthest, self.part.position)
                 self._wait_or_give_up(error, failures)
 
     def _complete(self) -> bool:
@@ -206,7 +207,7 @@ class _Transfer:
                 self.part.write(chunk)
                 self._check_excess()
             if self.part.total is not None and self.part.position != self.part.total:
-                raise ConnectionError("the connection was closed too early")
+                raise ConnectionError("it was closed too early")
             self._report(last=True)
         finally:
             connection.close()
@@ -304,16 +305,17 @@ class _Transfer:
         what = as_text(error, self.address)
         if failures >= self.patience.attempts:
             raise DownloadError(
-                f"{what} {failures} attempts in a row brought no more.", self._kept("Run the command again later")
+                f"{what} Attempts that brought nothing more: {failures}.", self._kept("Run the command again later")
             ) from error
-        wait = self.patience.wait * 2 ** (failures - 1)
+        wait = self.patience.wait * 2 ** max(failures - 1, 0)
         asked = requested_wait(error)
         if asked > self.patience.longest:
             raise DownloadError(
                 f"{what} The server asks for a pause of {asked:.0f} s.", self._kept("Run the command again then")
             ) from error
         wait = max(asked, min(wait, self.patience.longest))
-        self.say(f"{what} Trying again in {wait:.0f} s (attempt {failures + 1} of {self.patience.attempts}).")
+        count = f" (attempt {failures + 1} of {self.patience.attempts})" if failures else ""
+        self.say(f"{what} Trying again in {wait:.0f} s{count}.")
         until = time.monotonic() + wait
         while (left := until - time.monotonic()) > 0:
             self._report()
