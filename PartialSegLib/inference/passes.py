@@ -5,16 +5,17 @@ Called by the predictor, which chooses the plan and handles what goes wrong.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from PartialSegLib.inference.division import Division
 from PartialSegLib.inference.export import Confidence, SlabExporter
 from PartialSegLib.inference.extractors import Extractor
-from PartialSegLib.inference.heads import JoinedLogits, LogitSource, Selection, logit_source, select_channels
+from PartialSegLib.inference.heads import DenseRows, JoinedLogits, LogitSource, Selection, logit_source, select_channels
 from PartialSegLib.inference.planner import Plan
 from PartialSegLib.inference.slabs import SlabRing
 from PartialSegLib.inference.windows import Starts, WindowGrid
@@ -114,15 +115,15 @@ class Passes:
     def run(self, job: Job) -> Outcome:
         """Make one pass over all windows for each group of structures."""
         outcome = Outcome()
-        groups = np.array_split(np.asarray(job.structures, dtype=object), self._plan.groups)
+        groups = Division.of(self._network, job.structures).groups(self._plan.groups)
+        total = len(job.windows) * len(groups)
         for index, group in enumerate(groups):
-            self._pass(job, list(group), index * len(job.windows), outcome)
+            self._pass(job, group, index * len(job.windows), total, outcome)
         return outcome
 
-    def _pass(self, job: Job, structures: list[str], done: int, outcome: Outcome) -> None:
-        """Segment some structures over the whole volume; `done` windows were computed before."""
+    def _pass(self, job: Job, structures: list[str], done: int, total: int, outcome: Outcome) -> None:
+        """Segment some structures over the whole volume; `done` of `total` windows were computed before."""
         plan, windows = self._plan, job.windows
-        total = len(windows) * plan.groups
         selections = select_channels(self._network.label_space, structures)
         dtype = torch.float16 if plan.half and plan.ring_device.type != "cpu" else torch.float32
         ring = SlabRing(len(structures), windows, plan.ring_device, dtype)
@@ -156,8 +157,17 @@ class Passes:
         per_task = []
         for selection in selections:
             task = task_tensor(selection.task).expand(len(windows))
-            per_task.append(self._answers(self._extractor(windows, task), mirrored, [selection]))
+            # Only the wanted logits stay: the features of all tasks together would not fit.
+            alone = replace(selection, rows=tuple(range(len(selection.rows))))
+            sources = self._answers(self._extractor(windows, task), mirrored, [alone])
+            per_task.append([self._kept(source, selection, windows[0].numel()) for source in sources])
         return [JoinedLogits(sources) for sources in zip(*per_task, strict=True)]
+
+    def _kept(self, source: LogitSource, selection: Selection, voxels: int) -> DenseRows:
+        """Return the logits of one task and window, computed, to go into the rows of `selection`."""
+        logits = torch.empty(len(selection.rows), voxels, device=self._plan.ring_device)
+        source.fill(0, voxels, logits)
+        return DenseRows(logits, selection.rows)
 
     def _answers(self, features: Features, mirrored: list[int], selections: list[Selection]) -> list[LogitSource]:
         maps = features.map.flip(mirrored) if mirrored else features.map

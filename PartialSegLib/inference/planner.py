@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from PartialSegLib.inference.division import Division
 from PartialSegLib.inference.slabs import block_voxels
 from PartialSegLib.inference.windows import WindowGrid
 from PartialSegLib.networks.blocks import fold_weight_standardization
@@ -75,11 +76,14 @@ class NetworkCosts:
         Largest memory of intermediate results, float32.
     weight_bytes : int
         Memory of the weights, float32.
+    map_channels : int
+        Channels of the feature map that the heads see.
     """
 
     flops: int
     activation_bytes: int
     weight_bytes: int
+    map_channels: int
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,7 @@ class Forecast:
     plan : Plan
         The way it is run.
     windows : int
-        Windows computed, over all groups and mirrored copies.
+        Windows computed, over all groups and mirrored copies, and tasks where features depend on them.
     seconds : float
         Expected time of the windows.
     host_bytes : int
@@ -133,8 +137,8 @@ def network_costs(network: PartialLabelNetwork, window: tuple[int, int, int]) ->
     with torch.no_grad(), FlopCounterMode(display=False) as flops:
         ghost.features(image, task)
     with torch.no_grad(), _LiveBytes() as live:
-        ghost.features(image, task)
-    return NetworkCosts(flops.get_total_flops(), live.peak, weight_bytes(network))
+        channels = ghost.features(image, task).map.shape[1]
+    return NetworkCosts(flops.get_total_flops(), live.peak, weight_bytes(network), channels)
 
 
 def weight_bytes(network: nn.Module) -> int:
@@ -147,7 +151,7 @@ def forecast(
     costs: NetworkCosts,
     windows: WindowGrid,
     grid: NetworkGrid,
-    structures: int,
+    division: Division,
     *,
     copies: int = 1,
     seconds_per_window: float | None = None,
@@ -159,21 +163,22 @@ def forecast(
 
     Parameters
     ----------
-    structures : int
+    division : Division
         Chosen structures.
     copies : int
         Mirrored copies of each window.
     seconds_per_window : float, optional
         Measured in an earlier run; estimated from the network's operations otherwise.
     """
-    channels = -(-structures // plan.groups)
+    channels = division.widest(plan.groups)
     height, width = windows.shape[1:]
     depth = min(windows.window[0] + 1, windows.shape[0])
     ring = channels * depth * height * width * (2 if plan.half else 4)
     block = channels * block_voxels(channels, torch.get_num_threads(), plan.ring_device) * 4 * 4
     window_voxels = windows.window[0] * windows.window[1] * windows.window[2]
-    # The window itself, its weight and its feature map in two memory layouts.
-    window = window_voxels * 4 * 20
+    # The window itself and its weight, with room for a copy of each; its feature map in two memory
+    # layouts; and the logits of all tasks, where each of them has features of its own.
+    window = window_voxels * 4 * (4 + 2 * costs.map_channels + channels * division.by_task)
     stitching = ring + block + window
     scale = 2 if plan.half else 4
     network = costs.activation_bytes // 4 * scale * plan.batch + costs.weight_bytes * (1 + scale // 4)
@@ -187,23 +192,23 @@ def forecast(
     else:
         on_device += network
     resampling = volume + grid.crop_shape[0] * grid.shape[1] * grid.shape[2] * 4
-    count = len(windows) * copies * plan.groups
+    count = len(windows) * copies * division.encodings(plan.groups)
     pace = seconds_per_window or costs.flops / device_speed(plan.device, plan.half)
     return Forecast(plan, count, count * pace, max(on_host, resampling), on_device)
 
 
-def ladder(device: torch.device, structures: int) -> Iterator[Plan]:
-    """Yield the plans for a device, from the fastest to the most frugal."""
+def ladder(device: torch.device, units: int) -> Iterator[Plan]:
+    """Yield the plans for a device and the units of a :class:`Division`, from the fastest to the most frugal."""
     cpu = torch.device("cpu")
     if device.type != "cpu":
         plan = Plan(device, device, batch=4, half=device.type == "cuda")
         for batch in (4, 2, 1):
             yield replace(plan, batch=batch)
-        for groups in _halvings(structures):
+        for groups in _halvings(units):
             yield replace(plan, batch=1, groups=groups)
         yield replace(plan, batch=1, ring_device=cpu)
     yield Plan(cpu, cpu)
-    for groups in _halvings(structures):
+    for groups in _halvings(units):
         yield Plan(cpu, cpu, groups=groups)
 
 
@@ -241,10 +246,10 @@ def device_speed(device: torch.device, half: bool = False) -> float:
     return 2 * 27 * 32 * 32 * size**3 / best / 1.5
 
 
-def _halvings(structures: int) -> Iterator[int]:
+def _halvings(units: int) -> Iterator[int]:
     groups = 2
-    while groups < 2 * structures:
-        yield min(groups, structures)
+    while groups < 2 * units:
+        yield min(groups, units)
         groups *= 2
 
 
