@@ -274,7 +274,7 @@ def test_an_unknown_loss_is_refused_with_the_known_ones() -> None:
         ("target-adaptive", {"unannotated": "ignore"}, "'unannotated' is ignore"),
         ("hierarchical", {}, "Unknown structure 'kidney_cyst' in label space 'MOTS'"),
         ("hierarchical", {"hierarchy": [{"structures": [], "weight": 1.0}]}, "'structures' is"),
-        ("lovasz-focal", {"gamma": -1.0}, "'gamma' is -1.0"),
+        ("lovasz-focal", {"gamma": 0.5}, "'gamma' is 0.5"),
         ("marginal-exclusion", {"exclusion": -1.0}, "'exclusion' is -1.0"),
     ],
 )

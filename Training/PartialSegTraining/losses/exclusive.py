@@ -240,7 +240,8 @@ class ExclusiveLoss(SegmentationLoss):
             own = self.layout.groups(index, annotated, merge=self._merge)
             # A task of fewer classes than the widest one of the batch is padded.
             groups.append((*own, *[LEFT_OUT] * (logits.shape[1] - len(own))))
-        logits = logits[rows]
+        # A selection is a copy, and outputs are large.
+        logits = logits if len(rows) == len(logits) else logits[rows]
         classes = torch.stack(targets) if targets else task.new_zeros((0, *logits.shape[2:]))
         return ClassView(logits, grouped_log_probability(logits, groups), classes, tuple(groups), tuple(tasks))
 

@@ -25,14 +25,15 @@ class LovaszFocalParameters(ExclusiveParameters):
     Parameters
     ----------
     gamma : float
-        Focusing exponent of the focal loss; with 0 it is the cross-entropy.
+        Focusing exponent of the focal loss: 0, which makes it the cross-entropy, or at least 1, since
+        below that its gradient is infinite where a voxel is certain.
     """
 
     gamma: float = 2.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.gamma >= 0, "gamma", self.gamma, "at least 0")
+        require(self.gamma == 0 or self.gamma >= 1, "gamma", self.gamma, "0, or at least 1")
 
 
 class LovaszFocal(ExclusiveLoss):
