@@ -293,6 +293,8 @@ class Predictor:
             self._costs = network_costs(self._network, self._window)
         division = Division.of(self._network, structures)
         plans = list(ladder(self.device, len(division.units)))
+        if not self._network.features_half:
+            plans = [replace(plan, half=False) for plan in plans]
         for index, plan in enumerate(plans):
             expected = forecast(
                 plan,

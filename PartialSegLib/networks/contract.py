@@ -64,6 +64,8 @@ class PartialLabelNetwork(nn.Module, ABC):
     features_depend_on_task: bool = False
     #: Whether one graph of the features, traced at some window size, holds for every other size too.
     features_compile: bool = True
+    #: Whether the features may be computed in float16, as the inference engine does on a GPU.
+    features_half: bool = True
 
     def __init__(self, parameters: Any, label_space: LabelSpace) -> None:
         super().__init__()

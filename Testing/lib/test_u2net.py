@@ -17,7 +17,9 @@ from bundles import TWO_MM
 from PartialSegLib.bundle import Card, ModelBundle
 from PartialSegLib.errors import ImageError, LabelSpaceError
 from PartialSegLib.images import Geometry, Image
-from PartialSegLib.inference import Predictor
+from PartialSegLib.inference import Predictor, predictor
+from PartialSegLib.inference.allocation import kept_memory
+from PartialSegLib.inference.planner import Plan
 from PartialSegLib.networks.exclusive import union_logits
 from PartialSegLib.networks.u2net import (
     IndependentU2Net,
@@ -108,7 +110,8 @@ def test_logits_are_the_published_ones(
         if name not in expected:
             continue
         volume = vectors.seeded(0, (1, MODALITIES[task], 64, 64, 64)).to(torch.float64 if precision else torch.float32)
-        with torch.inference_mode():
+        # A convolution in double precision takes gigabytes, which would be cleared anew for every layer.
+        with torch.inference_mode(), kept_memory(volume.device):
             logits = network.class_logits(network.features(volume, tasks(task)), tasks(task))[..., ::4, ::4, ::4]
         torch.testing.assert_close(logits, torch.from_numpy(expected[name]), rtol=0, atol=tolerance)
         compared += 1
@@ -371,6 +374,17 @@ def test_tasks_of_one_modality_are_segmented(model: Predictor, scan: Image) -> N
     result = model.segment(scan, ["liver", "hippocampus"])
     assert result.segmentation.keys == ("liver", "hippocampus_anterior", "hippocampus_posterior")
     assert any(mask.count for mask in result.segmentation.masks.values())
+
+
+@pytest.mark.parametrize(("variant", "half"), [("universal", False), ("shared", True)])
+def test_the_universal_network_runs_in_single_precision_on_a_gpu_too(
+    model: Predictor, scan: Image, variant: str, half: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The plans of a GPU, carried out by the processor.
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(predictor, "ladder", lambda device, units: [Plan(cpu, cpu, half=True)])
+    monkeypatch.setattr(model, "_network", small(replace(SMALL, variant=variant)).float())
+    assert model.forecast(scan, ["liver"]).plan.half is half
 
 
 @pytest.mark.parametrize("chosen", [["prostate"], ["liver", "prostate_transition_zone"], None])
