@@ -91,9 +91,9 @@ class U2Net(ExclusiveNetwork):
     Features depend on the task in every variant: even the shared network has an input layer and
     normalizations for each domain.
 
-    Its masks are where the probability of a structure exceeds one half, so that they take no more memory
-    than bits; the released inference takes the most probable class. With two classes that is the same.
-    With more, a voxel where no class reaches one half lies in no mask here, and in one there.
+    Masks are where the probability of a structure exceeds one half, each for itself, which keeps memory
+    bounded; the released inference takes the most probable class. With two classes that is the same.
+    With more, a voxel where no class has a majority lies in no mask here, but may lie in one there.
 
     Parameters
     ----------
