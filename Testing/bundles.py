@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 
 from PartialSegLib.bundle import Card, ModelBundle, Preprocessing
 from PartialSegLib.inference import Predictor
-from PartialSegLib.networks import DoDNet, DoDNetParameters
+from PartialSegLib.networks import DoDNet, DoDNetParameters, PartialLabelNetwork, build_network
 from PartialSegLib.structures import LabelSpace
 
 #: A DoDNet that takes a few milliseconds a window.
@@ -23,13 +24,27 @@ def random_dodnet(parameters: DoDNetParameters = TINY, label_space: LabelSpace |
     """Return a DoDNet whose answers differ from task to task and from place to place."""
     generator = torch.Generator().manual_seed(seed)
     network = DoDNet(parameters, label_space or LabelSpace.named("mots")).eval()
+    _randomize(network, generator)
+    with torch.no_grad():
+        network.controller.weight.mul_(3)
+        network.controller.bias.copy_(torch.randn(network.controller.bias.shape, generator=generator))
+    return network
+
+
+def random_network(
+    name: str, parameters: Mapping[str, Any], label_space: LabelSpace | None = None, seed: int = 0
+) -> PartialLabelNetwork:
+    """Return a network of the registry whose answers differ from place to place."""
+    network = build_network(name, parameters, label_space or LabelSpace.named("mots")).eval()
+    _randomize(network, torch.Generator().manual_seed(seed))
+    return network
+
+
+def _randomize(network: PartialLabelNetwork, generator: torch.Generator) -> None:
     with torch.no_grad():
         for parameter in network.parameters():
             noise = torch.randn(parameter.shape, generator=generator)
             parameter.copy_(noise / parameter[0].numel() ** 0.5 if parameter.ndim > 1 else 1 + 0.3 * noise)
-        network.controller.weight.mul_(3)
-        network.controller.bias.copy_(torch.randn(network.controller.bias.shape, generator=generator))
-    return network
 
 
 def random_bundle(
@@ -40,16 +55,27 @@ def random_bundle(
     label_space: LabelSpace | None = None,
     **fields: Any,
 ) -> ModelBundle:
-    """Write a bundle with random weights to `folder`."""
-    label_space = label_space or LabelSpace.named("mots")
+    """Write a bundle of a DoDNet with random weights to `folder`."""
     network = random_dodnet(parameters, label_space)
+    return bundle_of(folder, "DoDNet", network, window, preprocessing, **fields)
+
+
+def bundle_of(
+    folder: Path,
+    name: str,
+    network: PartialLabelNetwork,
+    window: tuple[int, int, int] = TINY_WINDOW,
+    preprocessing: Preprocessing = TWO_MM,
+    **fields: Any,
+) -> ModelBundle:
+    """Write a bundle of `network`, which the registry calls `name`, to `folder`."""
     card = Card(
         name=folder.name,
         title="Random weights",
         description="For tests.",
-        network="DoDNet",
-        network_parameters=vars(parameters),
-        label_space=label_space,
+        network=name,
+        network_parameters=vars(network.parameters_),
+        label_space=network.label_space,
         preprocessing=preprocessing,
         window=window,
         **fields,

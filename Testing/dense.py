@@ -9,8 +9,9 @@ from torch.nn import functional
 from PartialSegLib.bundle import ModelBundle
 from PartialSegLib.images import Image
 from PartialSegLib.inference.extractors import TorchExtractor
-from PartialSegLib.inference.heads import logit_source, select_channels
+from PartialSegLib.inference.heads import Selection, logit_source, select_channels
 from PartialSegLib.inference.windows import WindowGrid
+from PartialSegLib.networks.contract import PartialLabelNetwork, task_tensor
 from PartialSegLib.preprocessing import padding_value, prepare
 
 
@@ -31,9 +32,10 @@ def dense_masks(bundle: ModelBundle, image: Image, overlap: float) -> dict[str, 
     for _, starts in windows.rows():
         for start in starts:
             part = tuple(slice(at, at + size) for at, size in zip(start, card.window, strict=True))
-            features = extractor(volume[part][None, None])
             logits = torch.empty(len(structures), volume[part].numel())
-            logit_source(network, features, selections).fill(0, logits.shape[1], logits)
+            for task, chosen in per_features(network, selections):
+                features = extractor(volume[part][None, None], task)
+                logit_source(network, features, chosen).fill(0, logits.shape[1], logits)
             probability = logits.sigmoid() - 0.5
             total[(slice(None), *part)] += probability.view(-1, *card.window) * weight
     sums = [torch.from_numpy(values) for values in windows.weight_sums]
@@ -46,6 +48,15 @@ def dense_masks(bundle: ModelBundle, image: Image, overlap: float) -> dict[str, 
         prepared.grid.orient(whole)[prepared.grid.crop] = (fine > 0).numpy()
         masks[key] = whole
     return masks
+
+
+def per_features(
+    network: PartialLabelNetwork, selections: list[Selection]
+) -> list[tuple[torch.Tensor | None, list[Selection]]]:
+    """Return what is answered from the same features: all tasks together, or each of them alone."""
+    if not network.features_depend_on_task:
+        return [(None, selections)]
+    return [(task_tensor(selection.task), [selection]) for selection in selections]
 
 
 def interpolate(values: torch.Tensor, shape: tuple[int, int, int]) -> torch.Tensor:
