@@ -11,6 +11,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -125,5 +126,12 @@ def provenance(key: str, files: Mapping[str, str], choices: Mapping[str, Any], *
 
 def digest(path: Path) -> str:
     """Return the SHA-256 of a file as hexadecimal digits."""
+    status = path.stat()
+    return _digest(path, status.st_size, status.st_mtime_ns)
+
+
+@cache
+def _digest(path: Path, size: int, changed: int) -> str:
+    """Do the work once for each state of a file: every fold of a zip of gigabytes names it."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

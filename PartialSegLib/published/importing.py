@@ -97,10 +97,12 @@ def _refuse_taken(name: str, folder: Path, *, overwrite: bool) -> None:
     """Refuse a name that another model answers to."""
     if overwrite:
         return
-    taken = [entry.folder for entry in catalog.models() if entry.name == name] if folder.is_dir() else []
-    if taken or (folder / name).exists():
+    taken = [folder / name] if (folder / name).exists() else []
+    if folder == catalog.model_folder():
+        taken += [entry.folder for entry in catalog.models() if entry.name == name]
+    if taken:
         raise BundleError(
-            f"There is a model '{name}' already: {(taken or [folder / name])[0]}.",
+            f"There is a model '{name}' already: {taken[0]}.",
             "Name the new one with --as, or replace it with --overwrite.",
         )
 

@@ -32,6 +32,11 @@ from PartialSegLib.published.states import Shapes, chosen_label_space, find_stat
 
 #: What ``--network`` chooses from, and the names of the networks.
 NETWORKS = {"unet": "MultiTalentUNet", "resenc": "MultiTalentResEncUNet"}
+#: The record of the weights may state a license, which is not known here.
+LICENSE = (
+    f"{LICENSE_NOT_STATED} in their repository; see Zenodo record 8297767. They say that some of the datasets might "
+    "not allow commercial usage."
+)
 _TITLES = {"unet": "U-Net", "resenc": "ResEnc U-Net"}
 _Parameters = TypeVar("_Parameters", bound=UNetParameters)
 #: ``--fold`` for a model of each fold.
@@ -96,12 +101,12 @@ class MultiTalentFormat(PublishedFormat):
             preprocessing=preprocessing(plans),
             window=plans.patch,
             window_steps="even",
-            license=f"{LICENSE_NOT_STATED}; they say that some of the datasets might not allow commercial usage",
+            license=LICENSE,
             intended_use=INTENDED_USE,
             provenance=provenance(
                 self.key,
                 files,
-                {"fold": trained.fold, "network": kind, "label_space": space.name},
+                {"network": kind, "fold": _fold(path, trained), "label_space": space.name},
                 configuration=trained.configuration,
                 plans=asdict(plans),
                 paper="Ulrich et al.: MultiTalent, MICCAI 2023",
@@ -197,6 +202,12 @@ def _chosen(path: Path, options: ImportOptions) -> TrainedNetwork:
             "Choose one with --network, or import its folder.",
         )
     return found[0]
+
+
+def _fold(path: Path, trained: TrainedNetwork) -> str:
+    """Return which fold this is, and of which."""
+    folds = [item.fold for item in trained_networks(path) if item.configuration == trained.configuration]
+    return trained.fold if len(folds) == 1 else f"{trained.fold} of {', '.join(folds)}"
 
 
 def _short(name: PurePosixPath) -> str:

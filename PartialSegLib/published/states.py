@@ -17,6 +17,7 @@ from torch import Tensor
 
 from PartialSegLib.card import Card
 from PartialSegLib.errors import BundleError, LabelSpaceError
+from PartialSegLib.networks import build_network
 from PartialSegLib.published.restricted import load_checkpoint
 from PartialSegLib.structures import LabelSpace
 
@@ -118,15 +119,17 @@ def fitted(state: Mapping[str, Tensor], card: Card, source: str | Path) -> dict[
     Raises
     ------
     BundleError
-        Naming the first weight that is missing, of another shape, unknown or not finite.
+        Naming the first weight that is missing, of another shape, unknown or not finite; or when the
+        network cannot be run on the windows of the card.
     """
-    from PartialSegLib.networks import build_network
-
     try:
         with torch.device("meta"):
-            needed = build_network(card.network, card.network_parameters, card.label_space).state_dict()
+            network = build_network(card.network, card.network_parameters, card.label_space)
     except BundleError as error:
         raise BundleError(f"{source}: {error.message}", error.hint or _ANOTHER) from error
+    if any(size % step for size, step in zip(card.window, network.divisor, strict=True)):
+        raise BundleError(f"{source}: windows are {card.window}, no multiples of {network.divisor}.", _ANOTHER)
+    needed = network.state_dict()
     for name, weight in needed.items():
         if name not in state:
             raise BundleError(f"{source} lacks the weight '{name}'.", _ANOTHER)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import pickle
 import zipfile
 from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from PartialSegLib.networks import (
     UNetParameters,
 )
 from PartialSegLib.networks.multitalent import MultiTalentNetwork
+from PartialSegLib.published import DoDNetFormat, MultiTalentFormat, PublishedFormat
 from PartialSegLib.structures import LabelSpace
 
 SMALL_DODNET = DoDNetParameters(channels=(16, 16, 16, 32, 32), blocks=(1, 1, 1, 1, 2))
@@ -173,3 +176,68 @@ def packed(folder: Path) -> Path:
         for item in sorted(folder.rglob("*")):
             archive.write(item, item.relative_to(folder.parent))
     return file
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A published file, and the network whose weights are in it."""
+
+    published: type[PublishedFormat]
+    write: Callable[[Path], Path]
+    network: Callable[[], nn.Module]
+
+
+def saved(file: Path, content: Any, *, new: bool = True) -> Path:
+    torch.save(content, file, _use_new_zipfile_serialization=new)
+    return file
+
+
+def write_unet(folder: Path) -> Path:
+    trainer = folder / UNET_FOLDER
+    write_fold(trainer, parallel(multitalent("unet")), plans())
+    return trainer
+
+
+def write_resenc(folder: Path) -> Path:
+    trainer = folder / MISSPELT_FOLDER
+    write_fold(trainer, released_resenc(multitalent("resenc")), plans("resenc"), new=True)
+    return trainer
+
+
+def unet() -> nn.Module:
+    return multitalent("unet")
+
+
+def resenc() -> nn.Module:
+    return multitalent("resenc")
+
+
+def write_dodnet(content: Callable[[dict[str, Tensor]], Any], prefix: str, *, new: bool) -> Callable[[Path], Path]:
+    def write(folder: Path) -> Path:
+        return saved(folder / "MOTS_DynConv.pth", content(parallel(dodnet(), prefix)), new=new)
+
+    return write
+
+
+def half_precision(state: dict[str, Tensor]) -> dict[str, Any]:
+    """Return what DoDNet's code saves when it trained in half precision."""
+    return {"model": state, "optimizer": {"state": {}, "param_groups": [{"lr": 0.01}]}, "amp": {"loss_scaler0": {}}}
+
+
+#: Every layout in which a published network is known to lie.
+SAMPLES = {
+    "DoDNet": Sample(DoDNetFormat, write_dodnet(lambda state: state, "module.", new=False), dodnet),
+    "DoDNet, zip layout": Sample(DoDNetFormat, write_dodnet(lambda state: state, "module.", new=True), dodnet),
+    "DoDNet, model": Sample(DoDNetFormat, write_dodnet(half_precision, "module.module.", new=True), dodnet),
+    "DoDNet, state_dict": Sample(
+        DoDNetFormat, write_dodnet(lambda state: {"state_dict": state, "epoch": 1}, "", new=False), dodnet
+    ),
+    "MultiTalent U-Net": Sample(MultiTalentFormat, write_unet, unet),
+    "MultiTalent U-Net, zip": Sample(MultiTalentFormat, lambda folder: packed(write_unet(folder)), unet),
+    "MultiTalent U-Net, file": Sample(
+        MultiTalentFormat, lambda folder: write_unet(folder) / "fold_0" / "model_final_checkpoint.model", unet
+    ),
+    "MultiTalent U-Net, fold": Sample(MultiTalentFormat, lambda folder: write_unet(folder) / "fold_0", unet),
+    "MultiTalent ResEnc U-Net": Sample(MultiTalentFormat, write_resenc, resenc),
+    "MultiTalent ResEnc U-Net, zip": Sample(MultiTalentFormat, lambda folder: packed(write_resenc(folder)), resenc),
+}
