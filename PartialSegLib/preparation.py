@@ -98,6 +98,8 @@ class Resampling:
         return cls(**values)
 
 
+#: Our own way.
+OURS = Resampling()
 #: nnU-Net v1 for CT, and so MultiTalent: clipped after resampling.
 NNUNET_V1 = Resampling("cubic", separate_axis_above=3.0, clip="after")
 #: nnU-Net v2: normalized before resampling.
@@ -168,7 +170,7 @@ class Preprocessing:
     padding_value: float | None = None
     padding_place: str = "end"
     normalization: str = "fixed"
-    resampling: Resampling = Resampling()
+    resampling: Resampling = OURS
 
     def __post_init__(self) -> None:
         low, high = self.intensity_range

@@ -2,41 +2,40 @@
 
 The nearest axes of the image are permuted and flipped to the model's orientation, the image is
 cropped to the body (and to a region of interest), resampled to the model's spacing and its
-intensities are clipped and scaled. :class:`NetworkGrid` remembers all of it, so that results come
-back on the image's own grid exactly; oblique and sheared images stay as they are.
-
-Grids are aligned as in nnU-Net and scikit-image: both cover the same extent, so voxel ``i`` of
-``m`` lies at ``(i + 0.5) * n / m - 0.5`` of ``n``.
+intensities are clipped and scaled, all by the rules of the model's card. :class:`NetworkGrid`
+remembers where it lies, so that results come back on the image's own grid exactly; oblique and
+sheared images stay as they are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from scipy import ndimage
 from torch import Tensor
 
-from PartialSegLib.bundle import Preprocessing
 from PartialSegLib.errors import ImageError
 from PartialSegLib.images import Geometry, Image
+from PartialSegLib.normalization import normalize_foreground
+from PartialSegLib.preparation import OURS, Preprocessing, Resampling
+from PartialSegLib.resampling import (
+    Taps,
+    linear_taps,
+    nearest_taps,
+    new_size,
+    resample_image,
+    resample_mask,
+    separate_axis,
+)
 from PartialSegLib.segmentation import Box, PackedMask, bounding_box
 
 #: Region of interest in LPS millimetres: (x from, x to, y from, y to, z from, z to).
 Region = tuple[float, float, float, float, float, float]
 
 _LETTERS = ({"L": 1, "R": -1}, {"P": 1, "A": -1}, {"S": 1, "I": -1})
-
-
-class Taps(NamedTuple):
-    """Linear interpolation along one axis: ``(1 - fraction) * values[lower] + fraction * values[upper]``."""
-
-    lower: np.ndarray
-    upper: np.ndarray
-    fraction: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -55,6 +54,10 @@ class NetworkGrid:
         The part of the permuted and flipped image that the grid covers, (z, y, x).
     shape : tuple of int
         Voxels of the network's grid, (D, H, W).
+    resampling : Resampling
+        How images and masks come to the grid.
+    separate_axis : int or None
+        Axis of the network (0 = z) along which voxels take the nearest slice, there and back.
     """
 
     image: Geometry
@@ -62,6 +65,8 @@ class NetworkGrid:
     flips: tuple[bool, bool, bool]
     crop: Box
     shape: tuple[int, int, int]
+    resampling: Resampling = OURS
+    separate_axis: int | None = None
 
     @property
     def crop_shape(self) -> tuple[int, int, int]:
@@ -135,10 +140,8 @@ class NetworkGrid:
 
     def taps(self, axis: int) -> Taps:
         """Return how the crop's voxels along `axis` (0 = z) are interpolated from the network's grid."""
-        n, m = self.crop_shape[axis], self.shape[axis]
-        position = np.clip((np.arange(n) + 0.5) * m / n - 0.5, 0, m - 1)
-        lower = np.minimum(position.astype(np.int64), max(m - 2, 0))
-        return Taps(lower, np.minimum(lower + 1, m - 1), (position - lower).astype(np.float32))
+        taps = nearest_taps if axis == self.separate_axis else linear_taps
+        return taps(self.shape[axis], self.crop_shape[axis])
 
     def resample_mask(self, mask: np.ndarray) -> np.ndarray:
         """Bring a mask on the image's grid to the network's grid.
@@ -153,7 +156,8 @@ class NetworkGrid:
         numpy.ndarray
             Boolean (D, H, W): voxels that are at least half inside.
         """
-        return (_resample(self.orient(mask)[self.crop], self.shape) >= 0.5).numpy()
+        view = self.orient(mask)[self.crop]
+        return (resample_mask(view, self.shape, self.resampling, self.separate_axis) >= 0.5).numpy()
 
 
 @dataclass(frozen=True)
@@ -163,7 +167,7 @@ class Prepared:
     Parameters
     ----------
     volume : Tensor
-        float32 (D, H, W), clipped and scaled.
+        float32 (D, H, W), clipped and scaled or normalized.
     grid : NetworkGrid
         Its place in the image.
     """
@@ -196,23 +200,64 @@ def prepare(
     grid = make_grid(image.geometry, recipe, spacing or recipe.spacing, crop)
     low, high = recipe.intensity_range
     view = grid.orient(image.voxels)[grid.crop]
-    volume = _resample(view, grid.shape, lambda planes: planes.clamp_(low, high))
-    return Prepared(volume.sub_(recipe.intensity_shift).div_(recipe.intensity_scale), grid)
+    first = recipe.resampling.clip == "before"
+    volume = resample_image(
+        view,
+        grid.shape,
+        recipe.resampling,
+        grid.separate_axis,
+        (lambda planes: planes.clamp_(low, high)) if first else None,
+    )
+    if recipe.resampling.integers:
+        volume.round_()
+    if not first:
+        volume.clamp_(low, high)
+    return Prepared(_normalize(volume, view, recipe), grid)
+
+
+def _normalize(volume: Tensor, view: np.ndarray, recipe: Preprocessing) -> Tensor:
+    """Shift and scale a clipped volume in place; `view` is the image that it was resampled from."""
+    if recipe.normalization == "foreground":
+        return torch.from_numpy(normalize_foreground(volume.numpy())).float()
+    shift, scale = recipe.intensity_shift, recipe.intensity_scale
+    if recipe.normalization == "image":
+        measured = view if recipe.resampling.clip == "before" else volume.numpy()
+        shift, scale = _mean_and_deviation(measured, recipe.intensity_range)
+    return volume.sub_(shift).div_(scale)
+
+
+def _mean_and_deviation(voxels: np.ndarray, limits: tuple[float, float]) -> tuple[float, float]:
+    """Measure clipped intensities, plane by plane; a flat image has a deviation of 1e-8, as in nnU-Net."""
+    total, squares = 0.0, 0.0
+    middle = float(np.clip(voxels[:1], *limits).mean())
+    for plane in voxels:
+        # Around a typical intensity, so that large intensities leave the squares their digits.
+        values = np.clip(plane.astype(np.float64), *limits) - middle
+        total += float(values.sum())
+        squares += float(np.square(values).sum())
+    mean = total / voxels.size
+    return middle + mean, max(max(squares / voxels.size - mean**2, 0.0) ** 0.5, 1e-8)
 
 
 def padding_value(recipe: Preprocessing) -> float:
-    """Return the scaled value that stands beyond the image's border (the lowest intensity, air)."""
+    """Return what stands beyond the border of an image that is smaller than a window, scaled."""
+    return lowest_value(recipe) if recipe.padding_value is None else recipe.padding_value
+
+
+def lowest_value(recipe: Preprocessing) -> float:
+    """Return the lowest intensity (air), scaled."""
     return (recipe.intensity_range[0] - recipe.intensity_shift) / recipe.intensity_scale
 
 
 def make_grid(geometry: Geometry, recipe: Preprocessing, spacing: Sequence[float], crop: Box) -> NetworkGrid:
     """Return the network grid of `spacing` (x, y, z) over a crop of the oriented image."""
     axes, flips = orientation(geometry, recipe.orientation)
-    shape = []
-    for axis, part, wanted in zip(axes, crop, reversed(spacing), strict=True):
-        extent = (part.stop - part.start) * geometry.spacing[2 - axis]
-        shape.append(max(1, round(extent / wanted)))
-    return NetworkGrid(geometry, axes, flips, crop, (shape[0], shape[1], shape[2]))
+    rule, wanted = recipe.resampling, tuple(reversed(spacing))
+    own = [geometry.spacing[2 - axis] for axis in axes]
+    z, y, x = (
+        new_size(part.stop - part.start, step, goal, rule) for part, step, goal in zip(crop, own, wanted, strict=True)
+    )
+    return NetworkGrid(geometry, axes, flips, crop, (z, y, x), rule, separate_axis(own, wanted, rule))
 
 
 def orientation(geometry: Geometry, letters: str) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
@@ -223,7 +268,8 @@ def orientation(geometry: Geometry, letters: str) -> tuple[tuple[int, int, int],
     geometry : Geometry
         Of the image.
     letters : str
-        Directions in which the network's x, y and z grow (``LPS``).
+        Directions in which the network's x, y and z grow (``LPS``), or a permutation of ``xyz``: the
+        image's own axes, whatever their directions.
 
     Returns
     -------
@@ -235,28 +281,33 @@ def orientation(geometry: Geometry, letters: str) -> tuple[tuple[int, int, int],
     ImageError
         When `letters` does not name three different axes.
     """
+    if sorted(letters) == ["x", "y", "z"]:
+        x, y, z = (2 - "xyz".index(letter) for letter in letters)
+        return (z, y, x), (False, False, False)
     wanted = np.zeros((3, 3))
     for column, letter in enumerate(letters):
         for row, signs in enumerate(_LETTERS):
             if letter in signs:
                 wanted[row, column] = signs[letter]
     if len(letters) != 3 or abs(np.linalg.det(wanted)) != 1:
-        raise ImageError(f"'{letters}' is no orientation.", "It takes one of L/R, one of P/A and one of S/I.")
+        raise ImageError(
+            f"'{letters}' is no orientation.", "It takes one of L/R, one of P/A and one of S/I; or x, y and z."
+        )
     cosines = wanted.T @ geometry.axes
     # The assignment with the largest sum of cosines, so that every image axis is used once.
     orders = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
     best = max(orders, key=lambda order: sum(abs(cosines[row, column]) for row, column in enumerate(order)))
-    x, y, z = best
+    i, j, k = best
     flip = [bool(cosines[row, column] < 0) for row, column in enumerate(best)]
-    return (2 - z, 2 - y, 2 - x), (flip[2], flip[1], flip[0])
+    return (2 - k, 2 - j, 2 - i), (flip[2], flip[1], flip[0])
 
 
 def find_crop(image: Image, recipe: Preprocessing, *, margin: float = 10.0) -> Box:
-    """Find the part of the oriented image that holds the body.
+    """Find the part of the oriented image that holds the body, or everything but zeros, as the recipe says.
 
-    The image is thresholded on a grid of about 4 mm, and the box of the largest connected region
+    For the body, the image is thresholded on a grid of about 4 mm, and the box of the largest connected region
     is taken; lungs and bowel gas lie inside that box. Without a threshold or a body, this is
-    the whole image.
+    the whole image. The crop to nonzero voxels is exact, without a margin.
 
     Parameters
     ----------
@@ -271,6 +322,8 @@ def find_crop(image: Image, recipe: Preprocessing, *, margin: float = 10.0) -> B
     axes, flips = orientation(image.geometry, recipe.orientation)
     view = NetworkGrid(image.geometry, axes, flips, _whole((0, 0, 0)), (1, 1, 1)).orient(image.voxels)
     whole = _whole(view.shape)
+    if recipe.crop_to_nonzero:
+        return bounding_box(view != 0) or whole
     if recipe.body_threshold is None:
         return whole
     spacing = [image.geometry.spacing[2 - axis] for axis in axes]
@@ -336,35 +389,3 @@ def _expand(body: Box, strides: list[int], spacing: list[float], margin: float, 
 
 def _whole(shape: Sequence[int]) -> Box:
     return slice(0, shape[0]), slice(0, shape[1]), slice(0, shape[2])
-
-
-def _operator(n: int, m: int) -> Tensor:
-    """Return the (m, n) matrix that resamples an axis linearly, averaging where it shrinks.
-
-    The triangle of linear interpolation is widened by the shrink factor, so that noise is averaged
-    and nothing between two samples is lost.
-    """
-    centers = (torch.arange(m, dtype=torch.float64) + 0.5) * n / m - 0.5
-    width = max(1.0, n / m)
-    distance = (torch.arange(n, dtype=torch.float64)[None] - centers.clamp(0, n - 1)[:, None]).abs()
-    weights = (1.0 - distance / width).clamp_(min=0)
-    return (weights / weights.sum(1, keepdim=True)).float()
-
-
-def _resample(
-    view: np.ndarray, shape: tuple[int, int, int], prepare_planes: Callable[[Tensor], Tensor] | None = None
-) -> Tensor:
-    """Resample a (z, y, x) array of any dtype to `shape`, a few planes at a time.
-
-    Only the in-plane resampled volume is ever held in floating point at full slice count.
-    """
-    rows, columns = _operator(view.shape[1], shape[1]), _operator(view.shape[2], shape[2]).T.contiguous()
-    halfway = torch.empty((view.shape[0], shape[1], shape[2]))
-    step = max(1, 2**22 // max(1, view.shape[1] * view.shape[2]))
-    for start in range(0, view.shape[0], step):
-        planes = torch.from_numpy(np.ascontiguousarray(view[start : start + step], dtype=np.float32))
-        planes = planes if prepare_planes is None else prepare_planes(planes)
-        halfway[start : start + step] = torch.matmul(rows, torch.matmul(planes, columns))
-    if shape[0] == view.shape[0]:
-        return halfway
-    return (_operator(view.shape[0], shape[0]) @ halfway.flatten(1)).reshape(shape)

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from PartialSegLib.inference.slabs import THRESHOLD, SlabRing
 from PartialSegLib.inference.windows import WindowGrid
-from PartialSegLib.preprocessing import NetworkGrid, Taps
+from PartialSegLib.preprocessing import NetworkGrid
+from PartialSegLib.resampling import Taps
 from PartialSegLib.segmentation import Box, PackedMask, bounding_box
 
 

@@ -11,9 +11,19 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+import vectors
 from PartialSegLib.errors import MissingExtraError, SegmentationError
 from PartialSegLib.images import Geometry
-from PartialSegLib.metrics import DEFINITIONS, Score, dice, score_mask, score_segmentation
+from PartialSegLib.metrics import (
+    DEFINITIONS,
+    DODNET_PENALTY,
+    Score,
+    dice,
+    dodnet_dice,
+    dodnet_hd95,
+    score_mask,
+    score_segmentation,
+)
 from PartialSegLib.segmentation import PackedMask, Segmentation
 from PartialSegLib.structures import catalogue
 
@@ -63,6 +73,29 @@ def test_the_shifted_blob_of_the_reference_vectors_has_its_hausdorff_distance() 
     noise = np.random.default_rng(44).standard_normal((24, 40, 40))
     mask = ndimage.gaussian_filter(noise, 1.5) > 0.12
     assert score(np.roll(mask, 2, 1), mask, Geometry(mask.shape)).hd95_mm == 2.0
+
+
+def test_dodnet_is_measured_as_it_was_published() -> None:
+    facts = vectors.facts("preprocessing")
+    noise = np.random.default_rng(44).standard_normal((24, 40, 40))
+    mask = ndimage.gaussian_filter(noise, 1.5) > 0.12
+    one, two = (PackedMask.from_array(array) for array in (mask, np.roll(mask, 2, 1)))
+    assert dodnet_hd95(one, two) == facts["hd95_blob_vs_roll2_axis1"]
+    assert dodnet_dice(one, two) == pytest.approx(facts["dice_dodnet"], rel=1e-12)
+
+
+def test_dodnet_penalizes_what_is_empty_in_one_mask_alone() -> None:
+    full, empty = PackedMask.from_array(np.ones((3, 3, 3), bool)), PackedMask.empty()
+    assert dodnet_hd95(full, empty) == dodnet_hd95(empty, full) == DODNET_PENALTY
+    assert dodnet_hd95(empty, empty) == dodnet_dice(empty, empty) == dodnet_dice(full, empty) == 0.0
+    assert dodnet_dice(full, full) == 2 * 27 / 55
+
+
+def test_dodnet_takes_the_distances_of_both_directions_together() -> None:
+    line, point = np.zeros((1, 1, 120), bool), np.zeros((1, 1, 120), bool)
+    line[..., 10:110], point[..., 10] = True, True
+    found = dodnet_hd95(PackedMask.from_array(line), PackedMask.from_array(point))
+    assert found == pytest.approx(np.percentile([*range(100), 0], 95))
 
 
 def test_identical_masks_agree_completely() -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from PartialSegLib.bundle import Preprocessing
-from PartialSegLib.preprocessing import padding_value
+from PartialSegLib.preprocessing import lowest_value
 from PartialSegLib.structures import LabelSpace
 from PartialSegTraining.cache import CachedCase
 from PartialSegTraining.losses import UNKNOWN
@@ -92,7 +92,7 @@ class Augmenter:
         self._space = space
         self._window = window
         self._channels = max(len(task.channels) for task in space.tasks)
-        self._lowest = padding_value(preprocessing)
+        self._lowest = lowest_value(preprocessing)
         self._highest = (preprocessing.intensity_range[1] - preprocessing.intensity_shift) / (
             preprocessing.intensity_scale
         )

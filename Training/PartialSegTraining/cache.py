@@ -15,7 +15,7 @@ import os
 import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -169,7 +169,7 @@ def prepare_cases(
 def entry_key(case: Case, preprocessing: Preprocessing) -> str:
     """Return the name of a case's entry on disk: a fingerprint of all that decides its content."""
     digest = hashlib.blake2b(digest_size=16)
-    rules = {"version": _VERSION, "preprocessing": asdict(preprocessing), "annotation": _describe(case)}
+    rules = {"version": _VERSION, "preprocessing": preprocessing.to_json(), "annotation": _describe(case)}
     digest.update(json.dumps(rules, sort_keys=True, default=list).encode())
     for path in (case.image_path, *case.annotation.files):
         try:

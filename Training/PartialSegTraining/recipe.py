@@ -353,6 +353,7 @@ class Recipe:
         for words in ("card", "name", "phantoms"):
             del document[words]
         del document["optimization"]["total_steps"], document["optimization"]["warmup_steps"]
+        document["preprocessing"] = self.preprocessing.to_json()
         document["monitoring"] = {"validation_cases": self.monitoring.validation_cases}
         if self.loss == LossRecipe():
             # Checkpoints from before there was a choice were made with the default.
