@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from PartialSegLib.bundle import Card, ModelBundle, Preprocessing
 from PartialSegLib.inference import Predictor
@@ -25,9 +26,12 @@ def random_dodnet(parameters: DoDNetParameters = TINY, label_space: LabelSpace |
     generator = torch.Generator().manual_seed(seed)
     network = DoDNet(parameters, label_space or LabelSpace.named("mots")).eval()
     _randomize(network, generator)
+    controller = network.controller
+    assert isinstance(controller, nn.Conv3d)
+    assert controller.bias is not None
     with torch.no_grad():
-        network.controller.weight.mul_(3)
-        network.controller.bias.copy_(torch.randn(network.controller.bias.shape, generator=generator))
+        controller.weight.mul_(3)
+        controller.bias.copy_(torch.randn(controller.bias.shape, generator=generator))
     return network
 
 

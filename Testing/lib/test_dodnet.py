@@ -200,6 +200,35 @@ def test_the_conditions_of_table_5_can_be_switched_off(
     assert (not torch.equal(heads[0], other_task)) == by_task
 
 
+@pytest.mark.parametrize(
+    ("ablation", "inputs", "outputs"),
+    [
+        ({"head_depth": 2}, 263, 90),
+        ({"head_depth": 3}, 263, 162),
+        ({"head_depth": 4}, 263, 234),
+        ({"head_width": 4}, 263, 50),
+        ({"head_width": 16}, 263, 578),
+        ({"task_condition": False}, 256, 162),
+        ({"image_condition": False}, 7, 162),
+    ],
+    ids=str,
+)
+def test_the_controllers_of_tables_3_to_5_have_their_size(
+    ablation: dict[str, object], inputs: int, outputs: int
+) -> None:
+    with torch.device("meta"):
+        controller = DoDNet(replace(DoDNetParameters(), **ablation), MOTS).controller
+    assert weight_count(controller) == inputs * outputs + outputs
+
+
+def test_without_the_image_condition_nothing_is_pooled_and_nothing_left_untrained() -> None:
+    network = random_dodnet(replace(TINY, image_condition=False)).train()
+    assert network.features(torch.zeros(1, 1, 16, 16, 16)).pooled.shape == (1, 0)
+    image = torch.randn(7, 1, 16, 16, 16, generator=torch.Generator().manual_seed(5))
+    network(image, torch.arange(7)).square().mean().backward()
+    assert all(weight.grad is not None and weight.grad.any() for weight in network.parameters())
+
+
 @pytest.mark.parametrize(("depth", "width"), [(1, 8), (2, 8), (4, 8), (3, 4), (3, 16)])
 def test_depth_and_width_of_the_head_are_configurable(depth: int, width: int) -> None:
     network = random_dodnet(replace(TINY, head_depth=depth, head_width=width))
