@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from PartialSegLib.networks.exclusive import union_logits, unions
+from PartialSegLib.networks.exclusive import union_logits, unions, unions_over_space
 from PartialSegLib.structures import LabelSpace
 
 
@@ -22,6 +22,13 @@ def test_a_channel_without_a_structure_is_its_own_class() -> None:
     space = LabelSpace.named("mots")
     task = space.task_index("colon")
     assert unions(space, task) == ((1,), (2,))
+
+
+def test_containment_holds_across_the_tasks_of_one_softmax() -> None:
+    members = unions_over_space(LabelSpace.named("mots"))
+    assert members["liver"] == (1, 2, 6)  # itself, its tumor, and the tumor of the hepatic vessel task
+    assert members["hepatic_vessel_tumor"] == (6,)
+    assert list(members) == list(LabelSpace.named("mots").select())
 
 
 def test_the_sigmoid_of_a_union_is_the_sum_of_its_softmax_probabilities() -> None:
