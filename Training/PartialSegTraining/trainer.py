@@ -18,6 +18,7 @@ import torch
 
 from PartialSegLib.bundle import ModelBundle
 from PartialSegLib.errors import CancelledError, CollectionError
+from PartialSegLib.inference.allocation import kept_memory
 from PartialSegLib.networks.exclusive import ExclusiveNetwork
 from PartialSegLib.progress import Monitor
 from PartialSegTraining.augmentation import Augmenter, Batch
@@ -189,7 +190,8 @@ def train(
         load_checkpoint(trainer.state, recipe, checkpoint)
     elif initial is not None:
         start_from(trainer.state, recipe, initial)
-    run(trainer, output, validator=validator, monitor=monitor, deadline=deadline)
+    with kept_memory(chosen):
+        run(trainer, output, validator=validator, monitor=monitor, deadline=deadline)
     bundle = write_bundle(trainer.state, recipe, training, output / recipe.name, parent=initial)
     return TrainingResult(bundle, trainer.state.step, recipe.optimization.total_steps)
 
