@@ -49,8 +49,7 @@ class Resampling:
     size : str
         Voxels of the grid: extent / spacing rounded to the ``nearest`` integer or ``down``.
     clip : str
-        Whether intensities are clipped (and measured, see :attr:`Preprocessing.normalization`)
-        ``before`` resampling or ``after`` it.
+        Whether intensities are clipped ``before`` resampling or ``after`` it.
 
     Raises
     ------
@@ -146,7 +145,8 @@ class Preprocessing:
         ``both`` sides, with the odd voxel at the end (nnU-Net).
     normalization : str
         ``fixed``: clip, shift and scale by the fields above. ``image``: clip, then mean 0 and
-        standard deviation 1 over all voxels of the (cropped) image. ``foreground``: clip, then
+        standard deviation 1 over all voxels of the (cropped) image, measured where it is clipped
+        (:attr:`Resampling.clip`). ``foreground``: clip, resample, then
         :func:`PartialSegLib.normalization.normalize_foreground` of 3D U2-Net. The latter two take no
         shift and scale, and need a `padding_value`.
     resampling : Resampling
