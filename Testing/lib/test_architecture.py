@@ -35,6 +35,7 @@ NEED_TORCH = (
     "PartialSegLib.inference",
     "PartialSegLib.preprocessing",
     "PartialSegLib.published",
+    "PartialSegLib.resampling",
 )
 #: The one file that reads pickles, of which it runs nothing: ``test_published.py`` holds it to that.
 RESTRICTED = LIB / "published" / "restricted.py"
