@@ -119,15 +119,18 @@ def exported(probabilities: np.ndarray, grid: NetworkGrid, windows: WindowGrid) 
     return masks
 
 
-@pytest.mark.parametrize(("vector", "axis"), [("export_order1_sepz", 0), ("export_order1_3d", None)])
+@pytest.mark.parametrize("turned", [0, 1, 2])
+@pytest.mark.parametrize("vector", ["export_order1_sepz", "export_order1_3d"])
 @pytest.mark.parametrize("window", [(8, 16, 16), (17, 41, 16), (40, 12, 33)])
 def test_probabilities_come_back_as_in_nnunet(
-    published: dict[str, np.ndarray], vector: str, axis: int | None, window: tuple[int, int, int]
+    published: dict[str, np.ndarray], vector: str, turned: int, window: tuple[int, int, int]
 ) -> None:
-    probabilities = np.random.default_rng(42).random((2, 12, 30, 28)).astype(np.float32)
-    expected = published[vector]
-    shape = expected.shape[1:]
-    grid = NetworkGrid(Geometry(shape), (0, 1, 2), (False,) * 3, whole(shape), (12, 30, 28), NNUNET_V1, axis)
+    given = np.random.default_rng(42).random((2, 12, 30, 28)).astype(np.float32)
+    # The slices of the vector, stacked along each axis in turn.
+    probabilities, expected = (np.moveaxis(array, 1, 1 + turned).copy() for array in (given, published[vector]))
+    shape, axis = expected.shape[1:], turned if vector.endswith("sepz") else None
+    own = probabilities.shape[1:]
+    grid = NetworkGrid(Geometry(shape), (0, 1, 2), (False,) * 3, whole(shape), own, NNUNET_V1, axis)
     masks = exported(probabilities, grid, WindowGrid.over(grid.shape, window, 0.5, centered=True))
     settled = np.abs(expected - 0.5) > 1e-5
     assert settled.mean() > 0.999
