@@ -1,6 +1,6 @@
 """How a task enters a network: its code, blocks that see the code, and batches of several tasks.
 
-Used by the networks whose features depend on the task (TGNet and the baselines of DoDNet).
+Used by the networks whose features depend on the task (TGNet, 3D U2-Net, the baselines of DoDNet).
 """
 
 from __future__ import annotations
@@ -47,6 +47,12 @@ def given(task: Tensor | None) -> Tensor:
     return task
 
 
+def tasks_of(task: Tensor) -> list[int]:
+    """Return the tasks of a batch, ascending."""
+    # Costs are forecast on tensors without storage; the first task then stands for all.
+    return [0] if task.is_meta else task.unique().tolist()
+
+
 def over_space(code: Tensor, like: Tensor) -> Tensor:
     """Repeat a (N, T) code at every voxel of a (N, C, D, H, W) map: (N, T, D, H, W), without copying."""
     return code[:, :, None, None, None].expand(-1, -1, *like.shape[2:])
@@ -67,8 +73,7 @@ def by_task(task: Tensor, run: Callable[[int, Tensor | slice], Tensor]) -> Tenso
     Tensor
         (N, ...).
     """
-    # Costs are forecast on tensors without storage; the first task then stands for all.
-    present = [0] if task.is_meta else task.unique().tolist()
+    present = tasks_of(task)
     if len(present) == 1:
         return run(present[0], slice(None))
     rows = [torch.nonzero(task == index)[:, 0] for index in present]

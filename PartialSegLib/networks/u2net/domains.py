@@ -1,4 +1,4 @@
-"""Domains: what belongs to one alone, and how a batch of several is run.
+"""Domains: what belongs to one alone, and what one asks of its images.
 
 A domain of 3D U2-Net (D_t in Section 2.1 of the paper) is one task of the label space. Used by the
 networks of this folder.
@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from PartialSegLib.errors import ImageError
+from PartialSegLib.networks.conditioning import tasks_of
 from PartialSegLib.networks.contract import PartialLabelNetwork
 from PartialSegLib.structures import LabelSpace
 
@@ -55,48 +55,6 @@ def per_domain(values: Sequence[int], label_space: LabelSpace) -> list[int]:
     return list(values) if len(values) == tasks else list(values) * tasks
 
 
-def domains_of(task: Tensor) -> list[int]:
-    """Return the domains of a batch, ascending."""
-    # Costs are forecast on tensors without storage; the first domain then stands for all.
-    return [0] if task.is_meta else task.unique().tolist()
-
-
-def by_domain(task: Tensor, run: Callable[[int, Tensor | slice], Tensor]) -> Tensor:
-    """Run the samples of each domain together, and return the results in the order of the batch.
-
-    Parameters
-    ----------
-    task : Tensor
-        (N,) int64 task indices.
-    run : callable
-        Takes a domain and the rows of its samples, and returns (rows, ...), of one shape for all domains.
-
-    Returns
-    -------
-    Tensor
-        (N, ...).
-    """
-    domains = domains_of(task)
-    if len(domains) == 1:
-        return run(domains[0], slice(None))
-    rows = [torch.nonzero(task == domain)[:, 0] for domain in domains]
-    together = torch.cat([run(domain, part) for domain, part in zip(domains, rows, strict=True)])
-    return together[torch.cat(rows).argsort()]
-
-
-def needed(task: Tensor | None) -> Tensor:
-    """Return the task indices, which the features of 3D U2-Net cannot do without.
-
-    Raises
-    ------
-    ValueError
-        When there are none.
-    """
-    if task is None:
-        raise ValueError("the features of a 3D U2-Net depend on the task, but none was given")
-    return task
-
-
 def check_modalities(network: PartialLabelNetwork, image: Tensor, task: Tensor) -> None:
     """Refuse images that have not the channels of every task that is asked of them.
 
@@ -114,7 +72,7 @@ def check_modalities(network: PartialLabelNetwork, image: Tensor, task: Tensor) 
     ImageError
         With the task and both numbers.
     """
-    for index in domains_of(task):
+    for index in tasks_of(task):
         channels = network.input_channels(index)
         if image.shape[1] != channels:
             raise ImageError(

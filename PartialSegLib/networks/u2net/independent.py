@@ -11,14 +11,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from PartialSegLib.networks.conditioning import by_task, given, tasks_of
 from PartialSegLib.networks.contract import Features
 from PartialSegLib.networks.exclusive import ExclusiveNetwork
 from PartialSegLib.networks.u2net.domains import (
     DomainList,
-    by_domain,
     check_modalities,
-    domains_of,
-    needed,
     pad_channels,
     per_domain,
 )
@@ -114,7 +112,7 @@ class IndependentU2Net(ExclusiveNetwork):
         ImageError
             When images have not the channels of their domain, or windows a size that does not fit.
         """
-        task = needed(task)
+        task = given(task)
         check_modalities(self, image, task)
 
         def run(domain: int, rows: Tensor | slice) -> Tensor:
@@ -122,18 +120,18 @@ class IndependentU2Net(ExclusiveNetwork):
             own = self._network(domain).features(part, _first(len(part)))
             return pad_channels(own.map, max(self.widths), 0.0)
 
-        return Features(by_domain(task, run), image.new_zeros(len(image), 0))
+        return Features(by_task(task, run), image.new_zeros(len(image), 0))
 
     def class_logits(self, features: Features, task: Tensor) -> Tensor:
         """Answer with each sample's own network; see :meth:`ExclusiveNetwork.class_logits`."""
-        most = max(self.widths[domain] for domain in domains_of(task)) - self.parameters_.channels
+        most = max(self.widths[domain] for domain in tasks_of(task)) - self.parameters_.channels
 
         def answer(domain: int, rows: Tensor | slice) -> Tensor:
             own = Features(features.map[rows][:, : self.widths[domain]], features.pooled[rows])
             logits = self._network(domain).class_logits(own, _first(len(own.map)))
             return pad_channels(logits, most, -torch.inf)
 
-        return by_domain(task, answer)
+        return by_task(task, answer)
 
     def _network(self, domain: int) -> U2Net:
         network = self.domains[domain]

@@ -15,14 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from PartialSegLib.errors import ImageError
+from PartialSegLib.networks.conditioning import by_task, given, tasks_of
 from PartialSegLib.networks.contract import Features
 from PartialSegLib.networks.exclusive import ExclusiveNetwork
 from PartialSegLib.networks.u2net.domains import (
     DomainList,
-    by_domain,
     check_modalities,
-    domains_of,
-    needed,
     pad_channels,
     per_domain,
 )
@@ -167,15 +165,15 @@ class U2Net(ExclusiveNetwork):
         ImageError
             When images have not the channels of their domain, or windows a size that does not fit.
         """
-        task = needed(task)
+        task = given(task)
         check_modalities(self, image, task)
         self._check_window(image)
-        features = by_domain(task, lambda domain, rows: self._domain_features(image[rows], domain))
+        features = by_task(task, lambda domain, rows: self._domain_features(image[rows], domain))
         return Features(features, image.new_zeros(len(image), 0))
 
     def class_logits(self, features: Features, task: Tensor) -> Tensor:
         """Add the output layer and the deep supervision; see :meth:`ExclusiveNetwork.class_logits`."""
-        most = max(self.classes[domain] for domain in domains_of(task))
+        most = max(self.classes[domain] for domain in tasks_of(task))
         width = self.parameters_.channels
 
         def answer(domain: int, rows: Tensor | slice) -> Tensor:
@@ -186,7 +184,7 @@ class U2Net(ExclusiveNetwork):
             logits = output["conv1"](values[:, :width]) + values[:, width : width + self.classes[domain]]
             return pad_channels(logits, most, -torch.inf)
 
-        return by_domain(task, answer)
+        return by_task(task, answer)
 
     def _domain_features(self, image: Tensor, domain: int) -> Tensor:
         """Return the feature map of a batch of one domain."""
