@@ -9,13 +9,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-#: Sizes along (D, H, W).
-Triple = tuple[int, int, int]
 #: A bottleneck block gives four times the channels that it works with (He et al., 2016).
 EXPANSION = 4
 
 
-def convolution(inputs: int, outputs: int, kernel: int, stride: int | Triple = 1, *, rate: int = 1) -> nn.Conv3d:
+def convolution(inputs: int, outputs: int, kernel: int, stride: int = 1, *, rate: int = 1) -> nn.Conv3d:
     """Return a convolution without bias that keeps the size, but for the stride; `rate` is its dilation."""
     return nn.Conv3d(inputs, outputs, kernel, stride, padding=rate * (kernel // 2), dilation=rate, bias=False)
 
@@ -91,33 +89,29 @@ class ResidualEncoder(nn.Module):
         Channels of the two convolutions.
     widths, blocks : tuple of int
         Width and number of the blocks of each stage.
-    stem_stride : tuple of int
-        Of the first convolution, (D, H, W).
     slope : float
         Of every LeakyReLU.
     """
 
-    def __init__(
-        self, stem: int, widths: tuple[int, ...], blocks: tuple[int, ...], *, stem_stride: Triple, slope: float
-    ) -> None:
+    def __init__(self, stem: int, widths: tuple[int, ...], blocks: tuple[int, ...], *, slope: float) -> None:
         super().__init__()
-        self.conv1, self.norm1 = convolution(1, stem, 3, stem_stride), norm(stem)
+        self.conv1, self.norm1 = convolution(1, stem, 3), norm(stem)
         self.conv2, self.norm2 = convolution(stem, stem, 3), norm(stem)
         self.activation = nn.LeakyReLU(slope)
+        self.stages = nn.ModuleList()
         inputs = stem
-        for number, (width, count) in enumerate(zip(widths, blocks, strict=True), 1):
+        for width, count in zip(widths, blocks, strict=True):
             stage = nn.Sequential(BottleneckBlock(inputs, width, 2, slope=slope))
             inputs = EXPANSION * width
             stage.extend(BottleneckBlock(inputs, width, slope=slope) for _ in range(count - 1))
-            self.add_module(f"layer{number}", stage)
-        self.stages = len(widths)
+            self.stages.append(stage)
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Return the maps of stem and stages of (N, 1, D, H, W), finest first."""
         hidden = self.activation(self.norm1(self.conv1(image)))
         maps = [self.activation(self.norm2(self.conv2(hidden)))]
-        for number in range(1, self.stages + 1):
-            maps.append(self.get_submodule(f"layer{number}")(maps[-1]))
+        for stage in self.stages:
+            maps.append(stage(maps[-1]))
         return maps
 
 
@@ -133,34 +127,28 @@ class BottleneckUNet(nn.Module):
         widths of the stages too, and begins with that of the last but one.
     outputs : int
         Channels of the map that the head sees.
-    stem_stride : tuple of int
-        Of the first convolution, (D, H, W); the decoder does not undo it.
     slope : float
         Of every LeakyReLU.
     """
 
     def __init__(
-        self,
-        stem: int,
-        widths: tuple[int, ...],
-        blocks: tuple[int, ...],
-        outputs: int,
-        *,
-        stem_stride: Triple = (1, 1, 1),
-        slope: float = 0.01,
+        self, stem: int, widths: tuple[int, ...], blocks: tuple[int, ...], outputs: int, *, slope: float
     ) -> None:
         super().__init__()
-        self.backbone = ResidualEncoder(stem, widths, blocks, stem_stride=stem_stride, slope=slope)
-        self.stages = len(widths)
+        self.encoder = ResidualEncoder(stem, widths, blocks, slope=slope)
         sizes = [stem, *widths[:-1]]
         maps = [stem, *(EXPANSION * width for width in widths[:-1])]
-        for stage, (inputs, channels) in enumerate(zip(maps, sizes, strict=True)):
-            coarser = sizes[min(stage + 1, len(sizes) - 1)]
-            up = nn.ConvTranspose3d(coarser, channels, 2, 2, bias=False)
-            self.add_module(f"shortcut_conv{stage}", unit(inputs, channels, 1, slope=slope))
-            self.add_module(f"transposeconv_stage{stage}", up)
-            self.add_module(f"stage{stage}_de", BasicBlock(channels, slope=slope))
-        self.precls_conv = unit(stem, outputs, 1, slope=slope)
+        coarser = [*sizes[1:], sizes[-1]]
+        # Of each resolution, finest first.
+        self.upsamplings = nn.ModuleList(
+            nn.ConvTranspose3d(inputs, channels, 2, 2, bias=False)
+            for inputs, channels in zip(coarser, sizes, strict=True)
+        )
+        self.shortcuts = nn.ModuleList(
+            unit(inputs, channels, 1, slope=slope) for inputs, channels in zip(maps, sizes, strict=True)
+        )
+        self.decoder = nn.ModuleList(BasicBlock(channels, slope=slope) for channels in sizes)
+        self.last = unit(stem, outputs, 1, slope=slope)
 
     def decode(self, hidden: Tensor, skips: list[Tensor]) -> Tensor:
         """Lead the coarsest map back to the resolution of the stem.
@@ -177,11 +165,10 @@ class BottleneckUNet(nn.Module):
         Tensor
             (N, outputs, D, H, W) at the resolution of ``skips[0]``.
         """
-        for stage in reversed(range(self.stages)):
-            up = self.get_submodule(f"transposeconv_stage{stage}")(hidden)
-            skip = self.get_submodule(f"shortcut_conv{stage}")(skips[stage])
-            hidden = self.get_submodule(f"stage{stage}_de")(up + skip)
-        return self.precls_conv(hidden)
+        stages = list(zip(self.upsamplings, self.shortcuts, self.decoder, skips, strict=True))
+        for upsampling, shortcut, block, skip in reversed(stages):
+            hidden = block(upsampling(hidden) + shortcut(skip))
+        return self.last(hidden)
 
 
 class AtrousPyramid(nn.Module):

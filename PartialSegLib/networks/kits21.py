@@ -122,7 +122,7 @@ class KiTS21Backbone(BottleneckUNet):
         context : Tensor
             (N, widths[-2], D / 16, H / 16, W / 16), the output of the atrous pyramid.
         """
-        *skips, coarsest = self.backbone(image)
+        *skips, coarsest = self.encoder(image)
         context = self.aspp(coarsest)
         return self.decode(context, skips), context
 

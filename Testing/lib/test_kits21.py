@@ -43,9 +43,8 @@ def image(seed: int = 1) -> torch.Tensor:
 
 
 def test_each_encoder_stage_has_one_block_that_halves_and_2_3_5_or_2_that_do_not(published: KiTS21Pretraining) -> None:
-    encoder = published.backbone.backbone
-    for number, repeated in enumerate((2, 3, 5, 2), 1):
-        first, *others = encoder.get_submodule(f"layer{number}").children()
+    for stage, repeated in zip(published.backbone.encoder.stages, (2, 3, 5, 2), strict=True):
+        first, *others = stage.children()
         assert isinstance(first, BottleneckBlock)
         assert first.conv2.stride == (2, 2, 2)
         assert len(others) == repeated
