@@ -253,7 +253,8 @@ def test_an_unknown_device_is_refused() -> None:
 def test_every_recipe_of_the_repository_is_valid() -> None:
     assert {"phantom-dodnet", "phantom-tiny"} <= set(recipe_names())
     for name in recipe_names():
-        assert load_recipe(name).name == name
+        # The parts of one training (phantom-dodnet-2) make a model of the same name.
+        assert name.startswith(load_recipe(name).name)
 
 
 @pytest.mark.parametrize(

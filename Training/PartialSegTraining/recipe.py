@@ -222,7 +222,8 @@ class OptimizationRecipe:
     average : float
         Decay of the moving average of the weights, which is what the bundle holds; 0 for none.
     precision : str
-        ``float32``, ``bfloat16`` or ``float16`` on a GPU; a CPU always computes in float32.
+        ``float32``, ``bfloat16`` or ``float16``; a CPU computes in float32, or in bfloat16 where it has
+        instructions for it.
     channels_last : bool
         Memory layout of the activations; which one is faster depends on GPU and network.
     compiled : bool
@@ -354,6 +355,8 @@ class Recipe:
             del document[words]
         del document["optimization"]["total_steps"], document["optimization"]["warmup_steps"]
         document["preprocessing"] = self.preprocessing.to_json()
+        # Every task comes once a round unless a recipe says otherwise.
+        document["sampling"]["tasks"] = {key: count for key, count in self.sampling.tasks.items() if count != 1}
         document["monitoring"] = {"validation_cases": self.monitoring.validation_cases}
         if self.loss == LossRecipe():
             # Checkpoints from before there was a choice were made with the default.
@@ -370,19 +373,49 @@ def recipe_names() -> list[str]:
 def load_recipe(name: str | Path) -> Recipe:
     """Read a recipe of the repository by name, or any TOML file by path.
 
+    A recipe that names another one as its ``base`` says only what it does otherwise.
+
     Raises
     ------
     CollectionError
-        When there is no such recipe, or an option is unknown, missing or out of range.
+        When there is no such recipe or base, or an option is unknown, missing or out of range.
     """
-    known = recipe_names()
-    source = _RECIPES / f"{name}.toml" if str(name) in known else Path(name)
-    if not source.is_file():
-        raise CollectionError(f"There is no recipe '{name}'.", f"Known: {', '.join(known)}; or give a TOML file.")
+    source = _find(name)
     try:
-        table = tomllib.loads(source.read_text(encoding="utf-8"))
-        return read_table(Recipe, table, "recipe")
+        return read_table(Recipe, _read(source), "recipe")
     except (ValueError, PartialSegError) as error:
         # tomllib's and unicode's errors are ValueErrors too.
         reason = str(error).rstrip(".")
         raise CollectionError(f"Recipe {source} cannot be used: {reason}.", "Correct that option.") from error
+
+
+def _find(name: str | Path) -> Path:
+    """Return the file of a recipe."""
+    known = recipe_names()
+    source = _RECIPES / f"{name}.toml" if str(name) in known else Path(name)
+    if not source.is_file():
+        raise CollectionError(f"There is no recipe '{name}'.", f"Known: {', '.join(known)}; or give a TOML file.")
+    return source
+
+
+def _read(source: Path, derived: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Return the options of a file over those of its base; `derived` are the files that led here."""
+    if source in derived:
+        raise ValueError(f"it is its own base, by way of {derived[-1]}")
+    table = tomllib.loads(source.read_text(encoding="utf-8"))
+    if "base" not in table:
+        return table
+    base = table.pop("base")
+    if not isinstance(base, str):
+        raise ValueError(f"'base' is {base!r}, not the name of a recipe")
+    return _merged(_read(_find(base), (*derived, source)), table)
+
+
+def _merged(base: dict[str, Any], table: dict[str, Any]) -> dict[str, Any]:
+    """Return `base` with the options of `table` in place of its own, section by section."""
+    both = {key: _merged(base[key], value) for key, value in table.items() if _are_sections(base.get(key), value)}
+    return {**base, **table, **both}
+
+
+def _are_sections(first: object, second: object) -> bool:
+    return isinstance(first, dict) and isinstance(second, dict)
