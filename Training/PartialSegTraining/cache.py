@@ -171,7 +171,7 @@ def entry_key(case: Case, preprocessing: Preprocessing) -> str:
     digest = hashlib.blake2b(digest_size=16)
     rules = {"version": _VERSION, "preprocessing": preprocessing.to_json(), "annotation": _describe(case)}
     digest.update(json.dumps(rules, sort_keys=True, default=list).encode())
-    for path in (case.image_path, *case.annotation.files):
+    for path in case.files:
         try:
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "blake2b").digest())

@@ -2,8 +2,9 @@
 
 Unknown is not background. A case names the structures that somebody looked for in it; a mask
 without a voxel means "looked for and absent", no mask means "nobody looked". Everything that
-trains or judges a model reads its cases here: datasets in the layout of the Medical Segmentation
-Decathlon, whole partially labelled collections of them, and folders with one mask file a structure.
+trains or judges a model reads its cases in this form. Here are also the folders that PartialSeg
+writes itself: partially labelled collections of phantoms, and cases with one mask file a structure.
+Collections of other datasets and layouts are read in :mod:`PartialSegTraining.datasets`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,24 @@ import numpy as np
 from PartialSegLib.errors import CollectionError, ImageError
 from PartialSegLib.images import Geometry, Image, read_image, read_labels
 from PartialSegLib.structures import LabelSpace
+
+
+class GridError(CollectionError):
+    """A mask that lies on another grid than its image."""
+
+    code = "grid"
+
+
+class LabelError(CollectionError):
+    """A label value or name that stands for no structure, or voxels of which nothing is known."""
+
+    code = "label"
+
+
+class MissingFileError(CollectionError):
+    """A file of a case that does not exist."""
+
+    code = "missing-file"
 
 
 class Annotation(Protocol):
@@ -51,7 +70,7 @@ class Case:
     name : str
         Unique within its collection.
     image_path : Path
-        The image file.
+        The image file, or the folder of a DICOM series.
     annotation : Annotation
         Its masks.
     """
@@ -64,6 +83,13 @@ class Case:
     def annotated(self) -> frozenset[str]:
         """Keys of the structures that were annotated; nothing is known about any other."""
         return self.annotation.structures
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every file that the case consists of; those of a DICOM series by name."""
+        folder = self.image_path.is_dir()
+        images = sorted(path for path in self.image_path.iterdir() if path.is_file()) if folder else [self.image_path]
+        return (*images, *self.annotation.files)
 
     def tasks(self, space: LabelSpace) -> tuple[str, ...]:
         """Return the keys of the tasks of which the case annotates at least one structure."""
@@ -78,8 +104,12 @@ class Case:
             When a file is missing or unreadable, a label value has no structure, or image and
             mask have different grids.
         """
-        image = _read(self.image_path, read_image)
+        image = self.read_image()
         return image, self.annotation.masks(image.geometry)
+
+    def read_image(self) -> Image:
+        """Read the image alone; CollectionError as :meth:`load`."""
+        return _read(self.image_path, read_image)
 
 
 @dataclass(frozen=True)
@@ -94,11 +124,15 @@ class LabelMap:
         Structures that each value belongs to; a tumor's value usually belongs to its organ too.
     structures : frozenset of str
         Keys of the annotated structures.
+    ignored : int, optional
+        Value of voxels of which nothing is known, as the ignore label of nnU-Net v2. A case is
+        annotated as a whole, so that one with such a voxel is refused: it is not background.
     """
 
     path: Path
     values: tuple[tuple[int, tuple[str, ...]], ...]
     structures: frozenset[str]
+    ignored: int | None = None
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -106,13 +140,19 @@ class LabelMap:
         return (self.path,)
 
     def masks(self, geometry: Geometry) -> dict[str, np.ndarray]:
-        """See :meth:`Annotation.masks`; a value that is not in the table is a CollectionError."""
+        """See :meth:`Annotation.masks`; a value that is ignored or not in the table is a LabelError."""
         labels = _read_on(self.path, geometry)
         known = {0, *(value for value, _ in self.values)}
         found = np.unique(labels)
+        if self.ignored is not None and self.ignored in found:
+            raise LabelError(
+                f"{self.path} has {np.count_nonzero(labels == self.ignored)} voxels of the ignore label "
+                f"{self.ignored}, of which nothing is known.",
+                "Only whole structures can be unknown: finish the annotation, or leave the case out of the splits.",
+            )
         unknown = [value for value in found.tolist() if value not in known]
         if unknown:
-            raise CollectionError(
+            raise LabelError(
                 f"{self.path} has the label value {unknown[0]:g}, which stands for no structure.",
                 f"Known values: {', '.join(str(value) for value in sorted(known))}; correct the table of labels.",
             )
@@ -132,15 +172,24 @@ class MaskFiles:
     Parameters
     ----------
     paths : tuple of (str, Path)
-        Structure keys and their files; non-zero voxels are inside.
+        Structure keys and their files; non-zero voxels are inside. A structure with several files
+        is their union.
+    absent : tuple of str
+        Keys of structures that were looked for, and have no file because they are not there.
     """
 
     paths: tuple[tuple[str, Path], ...]
+    absent: tuple[str, ...] = ()
 
     @property
     def structures(self) -> frozenset[str]:
-        """Keys of the structures that have a file."""
-        return frozenset(key for key, _ in self.paths)
+        """Keys of the structures that have a file or are known to be absent."""
+        return frozenset((*(key for key, _ in self.paths), *self.absent))
+
+    @property
+    def values(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """File names and the structures that they show, as :attr:`LabelMap.values`."""
+        return tuple((path.name, (key,)) for key, path in self.paths)
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -149,7 +198,10 @@ class MaskFiles:
 
     def masks(self, geometry: Geometry) -> dict[str, np.ndarray]:
         """See :meth:`Annotation.masks`."""
-        return {key: _read_on(path, geometry) != 0 for key, path in self.paths}
+        masks = {key: np.zeros(geometry.shape, bool) for key in sorted(self.structures)}
+        for key, path in self.paths:
+            masks[key] |= _read_on(path, geometry) != 0
+        return masks
 
 
 def read_collection(root: str | Path, space: LabelSpace) -> list[Case]:
@@ -170,7 +222,7 @@ def read_collection(root: str | Path, space: LabelSpace) -> list[Case]:
     """
     root = Path(root)
     path = root / "collection.json"
-    document = _read_json(path, "'partialseg phantom' makes a collection.")
+    document = read_json(path, "'partialseg phantom' makes a collection.")
     cases: list[Case] = []
     try:
         for entry in document["datasets"]:
@@ -220,19 +272,30 @@ def read_decathlon(
         )
     values = tuple(sorted((value, tuple(named)) for value, named in labels.items() if named))
     cases = []
-    try:
-        for pair in _read_json(path, "")["training"]:
-            image, label = folder / pair["image"], folder / pair["label"]
-            for file in (image, label):
-                _require_file(file, f"It is listed in {path}.")
-            cases.append(Case(_stem(image), image, LabelMap(label, values, keys)))
-    except (KeyError, TypeError) as error:
-        raise CollectionError(
-            f"{path} is incomplete: {error!r}.", "Its 'training' lists pairs of 'image' and 'label'."
-        ) from error
-    if not cases:
-        raise CollectionError(f"{path} lists no training case.", "Its 'training' lists pairs of 'image' and 'label'.")
+    for image, label in decathlon_pairs(folder):
+        for file in (image, label):
+            _require_file(file, f"It is listed in {path}.")
+        cases.append(Case(_stem(image), image, LabelMap(label, values, keys)))
     return cases
+
+
+def decathlon_pairs(folder: Path) -> list[tuple[Path, Path]]:
+    """Return image and label file of each training case that ``dataset.json`` lists; they may be missing.
+
+    Raises
+    ------
+    CollectionError
+        When ``dataset.json`` is missing or incomplete.
+    """
+    path = folder / "dataset.json"
+    hint = "Its 'training' lists pairs of 'image' and 'label'."
+    try:
+        pairs = [(folder / pair["image"], folder / pair["label"]) for pair in read_json(path, "")["training"]]
+    except (KeyError, TypeError) as error:
+        raise CollectionError(f"{path} is incomplete: {error!r}.", hint) from error
+    if not pairs:
+        raise CollectionError(f"{path} lists no training case.", hint)
+    return pairs
 
 
 def read_mask_folders(root: str | Path, space: LabelSpace) -> list[Case]:
@@ -274,7 +337,8 @@ def read_mask_folders(root: str | Path, space: LabelSpace) -> list[Case]:
 
 def _read(path: Path, reader: Callable[[Path], Image]) -> Image:
     """Read an image or label file; what is wrong with it is a CollectionError."""
-    _require_file(path, "Was it moved?")
+    if not path.is_dir():
+        _require_file(path, "Was it moved?")
     try:
         return reader(path)
     except ImageError as error:
@@ -285,20 +349,22 @@ def _read_on(path: Path, geometry: Geometry) -> np.ndarray:
     """Read the voxels of a mask or label image that has to lie on the grid of its image."""
     image = _read(path, read_labels)
     if not image.geometry.matches(geometry):
-        raise CollectionError(
-            f"{path} does not lie on the grid of its image: {_words(image.geometry)}, not {_words(geometry)}.",
+        raise GridError(
+            f"{path} does not lie on the grid of its image: {in_words(image.geometry)}, not {in_words(geometry)}.",
             "Resample the mask to the image.",
         )
     return image.voxels
 
 
-def _words(geometry: Geometry) -> str:
+def in_words(geometry: Geometry) -> str:
+    """Say what grid it is, in a few words."""
     z, y, x = geometry.shape
     spacing = " x ".join(f"{value:g}" for value in geometry.spacing)
     return f"{x} x {y} x {z} voxels of {spacing} mm from {tuple(round(value, 2) for value in geometry.origin)}"
 
 
-def _read_json(path: Path, hint: str) -> Any:
+def read_json(path: Path, hint: str) -> Any:
+    """Read a JSON file; a CollectionError, with `hint` when it is missing."""
     _require_file(path, hint)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -308,7 +374,7 @@ def _read_json(path: Path, hint: str) -> Any:
 
 def _require_file(path: Path, hint: str) -> None:
     if not path.is_file():
-        raise CollectionError(f"{path} does not exist.", hint)
+        raise MissingFileError(f"{path} does not exist.", hint)
 
 
 def _stem(path: Path) -> str:

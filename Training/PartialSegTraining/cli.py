@@ -1,4 +1,4 @@
-"""``partialseg train`` and ``partialseg phantom``: the command line of this room.
+"""``partialseg train``, ``phantom`` and ``collection``: the command line of this room.
 
 The main command line finds :func:`register` through the entry point group ``partialseg.commands``.
 Nothing heavy is imported before a command runs, so that ``--help`` answers at once.
@@ -23,8 +23,11 @@ if TYPE_CHECKING:
 
 def register(subparsers: Any) -> None:
     """Add the commands to the main command line."""
+    from PartialSegTraining.datasets.command import register as register_collection
+
     _register_train(subparsers)
     _register_phantom(subparsers)
+    register_collection(subparsers)
 
 
 def _register_train(subparsers: Any) -> None:
@@ -38,8 +41,9 @@ def _register_train(subparsers: Any) -> None:
     parser.add_argument(
         "--collection",
         type=Path,
-        metavar="DIR",
-        help="partially labelled collection; without it, the recipe's phantoms are made in OUTPUT/collection",
+        metavar="PATH",
+        help="partially labelled collection: a manifest (TOML, see 'partialseg collection') or a folder of phantoms; "
+        "without it, the recipe's phantoms are made in OUTPUT/collection",
     )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of this training")
     parser.add_argument("--initial", metavar="MODEL", help="begin with the weights of this model (name or folder)")

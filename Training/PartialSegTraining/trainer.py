@@ -23,7 +23,7 @@ from PartialSegLib.networks.exclusive import ExclusiveNetwork
 from PartialSegLib.progress import Monitor
 from PartialSegTraining.augmentation import Augmenter, Batch
 from PartialSegTraining.cache import CachedCase, prepare_cases
-from PartialSegTraining.cases import read_collection
+from PartialSegTraining.datasets.collection import training_cases
 from PartialSegTraining.losses import LOSSES, LossTerms, SegmentationLoss, make_loss
 from PartialSegTraining.precision import autocast
 from PartialSegTraining.publishing import write_bundle
@@ -148,7 +148,7 @@ def train(
     recipe : Recipe
         Decides what is trained and how.
     collection : path
-        Folder with ``collection.json``.
+        Folder with ``collection.json``, or a manifest (TOML, :mod:`PartialSegTraining.datasets`).
     output : path
         Folder of the run: ``cache/``, ``checkpoint.pt``, ``log.jsonl`` and the bundle, named as the recipe.
     device : str
@@ -180,9 +180,14 @@ def train(
     deadline = math.inf if max_minutes is None else time.monotonic() + 60.0 * max_minutes
     monitor, output = monitor or Monitor(), Path(output)
     chosen = choose_device(device)
-    cases = read_collection(collection, recipe.tasks)
-    prepared = prepare_cases(cases, recipe.preprocessing, folder=output / "cache", workers=workers, monitor=monitor)
-    training, held_out = split_cases(prepared, recipe.tasks, recipe.monitoring.validation_cases)
+    cases, named = training_cases(collection, recipe.tasks)
+    prepared = prepare_cases(
+        [*cases, *named], recipe.preprocessing, folder=output / "cache", workers=workers, monitor=monitor
+    )
+    if named:
+        training, held_out = prepared[: len(cases)], prepared[len(cases) :]
+    else:
+        training, held_out = split_cases(prepared, recipe.tasks, recipe.monitoring.validation_cases)
     trainer = Trainer(recipe, training, chosen)
     validator = Validator([case.to(chosen) for case in held_out], recipe) if held_out else None
     checkpoint = output / "checkpoint.pt"
