@@ -146,7 +146,8 @@ def check(collection: Collection, *, workers: int | None = None, monitor: Monito
     problems += [problem for _, finding in ordered for problem in finding.problems]
     problems += _duplicates(ordered)
     tallies = _tallies(collection, ordered)
-    problems += _all_empty(tallies)
+    unread = {key for member, finding in ordered if not finding.counts for key in member.case.annotated}
+    problems += _all_empty(item for item in tallies if item.structure not in unread)
     if not members and not problems:
         problems.append(Problem("collection", "", "", f"'{collection.name}' has no case.", "Check its splits."))
     splits = [member.split for member in members]
@@ -173,7 +174,7 @@ def fingerprint(image: Image) -> str:
     kind = np.float32 if voxels.dtype.kind == "f" else np.int64
     digest = hashlib.blake2b(repr(voxels.shape).encode(), digest_size=16)
     for plane in voxels:
-        digest.update(np.ascontiguousarray(plane, dtype=kind))
+        digest.update(plane.astype(kind).tobytes())
     return digest.hexdigest()
 
 
@@ -250,7 +251,10 @@ def _tallies(collection: Collection, ordered: list[tuple[Member, _Finding]]) -> 
 
 
 def _all_empty(tallies: Iterable[Tally]) -> list[Problem]:
-    """Find structures that were annotated in some cases, and are in none of any split."""
+    """Find structures that were annotated in some cases, and are in none of any split.
+
+    Those of cases that could not be read are left out: nobody knows.
+    """
     annotated: dict[str, int] = {}
     present: dict[str, int] = {}
     for tally in tallies:
