@@ -1,0 +1,26 @@
+"""Start of a worker: ``python -m PartialSegWorker --folder PRIVATE_FOLDER``, with the protocol on its pipes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from PartialSegWorker.channel import Channel
+
+
+def main(words: list[str]) -> None:
+    """Run a worker to its end. The words are ``--folder`` and the client's private folder."""
+    channel = Channel.take()
+    # Imported after the pipes are safe: what it prints goes to the log.
+    from PartialSegWorker.server import Server
+
+    _, folder = words
+    Server(channel, Path(folder)).run()
+    sys.stderr.flush()
+    # Threads of libraries must not keep a worker alive, nor crash it while Python takes itself apart.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,218 @@
+"""The worker's side of the conversation: who is answered when, and how it ends.
+
+Two threads. The listener reads requests: it answers ``hello`` and ``cancel`` at once, also during a
+run, and notices when the client is gone. The main thread carries out everything else, one after the
+other, in ``engine.py``; that is where all work of the library happens. Started by ``__main__.py``.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import queue
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import PartialSegLib
+from PartialSegLib.errors import CancelledError, PartialSegError
+from PartialSegLib.progress import Monitor, Progress
+from PartialSegWorker.channel import Channel
+from PartialSegWorker.engine import Engine
+from PartialSegWorker.errors import ProtocolError, ProtocolVersionError, UnknownRequestError
+from PartialSegWorker.parameters import (
+    CancelParameters,
+    ForecastParameters,
+    HelloParameters,
+    NoParameters,
+    SegmentParameters,
+)
+from PartialSegWorker.protocol import VERSION, Call, Message, decode, error_event, progress_event, result_event
+
+#: Seconds between two progress events of one stage: more than a screen shows help nobody.
+_INTERVAL = 0.05
+#: Seconds that a run has to stop after the client has gone, before the process ends under it.
+_LAST_GRACE = 5.0
+
+_logger = logging.getLogger("PartialSegWorker")
+
+_Work = Callable[[Monitor], Message]
+
+
+class Server:
+    """Answers the requests of one client.
+
+    Parameters
+    ----------
+    channel : Channel
+        The pipes.
+    folder : Path
+        The client's private folder, which is removed when the client has gone without a word.
+    """
+
+    def __init__(self, channel: Channel, folder: Path) -> None:
+        self._channel = channel
+        self._folder = folder
+        self._engine = Engine()
+        self._jobs: queue.SimpleQueue[tuple[Call, _Work, Monitor] | None] = queue.SimpleQueue()
+        self._monitors: dict[int, Monitor] = {}
+        self._lock = threading.Lock()
+        self._greeted = False
+        #: Requests that are answered at once, and those that wait for their turn.
+        self._at_once = {"hello": self._hello, "cancel": self._cancel}
+        self._in_turn = {
+            "models": self._models,
+            "devices": self._devices,
+            "forecast": self._forecast,
+            "segment": self._segment,
+            "unload": self._unload,
+        }
+
+    @property
+    def capabilities(self) -> list[str]:
+        """Names of all requests, as ``hello`` tells them."""
+        return sorted((*self._at_once, *self._in_turn, "shutdown"))
+
+    def run(self) -> None:
+        """Carry out requests until the client says ``shutdown`` or is gone."""
+        logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+        _logger.info("PartialSeg %s, Python %s, %s", PartialSegLib.__version__, platform.python_version(), sys.platform)
+        threading.Thread(target=self._listen, name="PartialSeg requests", daemon=True).start()
+        while (job := self._jobs.get()) is not None:
+            self._carry_out(*job)
+
+    # ---- the listener
+
+    def _listen(self) -> None:
+        """Read requests until there will be no more, then end the process, whatever it does."""
+        polite = False
+        for line in self._channel.lines():
+            number: int | None = None
+            try:
+                message = decode(line)
+                number = message["id"] if type(message.get("id")) is int else None
+                call = Call.from_message(message)
+                if call.name == "shutdown":
+                    polite = True
+                    break
+                self._accept(call)
+            except PartialSegError as error:
+                self._channel.send(error_event(number, error))
+        self._stop()
+        if not polite:
+            # Nobody else will remove the voxels of a patient.
+            shutil.rmtree(self._folder, ignore_errors=True)
+        time.sleep(_LAST_GRACE)
+        os._exit(1)
+
+    def _accept(self, call: Call) -> None:
+        """Answer a request at once, or put it into the queue; raise what is wrong with it."""
+        if call.name not in self.capabilities:
+            raise UnknownRequestError(
+                f"This worker knows no request '{call.name}'.", f"It knows: {', '.join(self.capabilities)}."
+            )
+        if call.name in self._at_once:
+            self._channel.send(result_event(call.id, self._at_once[call.name](call)))
+            return
+        if not self._greeted:
+            raise ProtocolError(f"'{call.name}' came before 'hello'.", "Say hello first, with the protocol version.")
+        work = self._in_turn[call.name](call)
+        monitor = Monitor(_Reporter(self._channel, call.id))
+        with self._lock:
+            if call.id in self._monitors:
+                raise ProtocolError(f"Request {call.id} is still worked on.", "Give each request its own number.")
+            self._monitors[call.id] = monitor
+        self._jobs.put((call, work, monitor))
+
+    def _hello(self, call: Call) -> Message:
+        spoken = HelloParameters.of(call).protocol
+        if spoken != VERSION:
+            raise ProtocolVersionError(
+                f"The client speaks protocol {spoken}, but this worker speaks {VERSION}.",
+                "Update PartialSeg, and restart Slicer.",
+            )
+        self._greeted = True
+        return {
+            "protocol": VERSION,
+            "version": PartialSegLib.__version__,
+            "capabilities": self.capabilities,
+            "pid": os.getpid(),
+            "python": platform.python_version(),
+            "executable": sys.executable,
+        }
+
+    def _cancel(self, call: Call) -> Message:
+        wanted = CancelParameters.of(call).id
+        with self._lock:
+            numbers = sorted(self._monitors) if wanted is None else [wanted] if wanted in self._monitors else []
+            for number in numbers:
+                self._monitors[number].cancel()
+        return {"cancelled": numbers}
+
+    def _stop(self) -> None:
+        """Stop all work and let the main thread come to its end."""
+        with self._lock:
+            for monitor in self._monitors.values():
+                monitor.cancel()
+        self._jobs.put(None)
+
+    # ---- the main thread
+
+    def _carry_out(self, call: Call, work: _Work, monitor: Monitor) -> None:
+        """Do the work of a request, and send its result or its error."""
+        _logger.info("Request %d: %s", call.id, call.name)
+        started = time.monotonic()
+        try:
+            if monitor.cancelled:
+                raise CancelledError(f"Stopped by the user before '{call.name}' began.")
+            event = result_event(call.id, work(monitor))
+        except Exception as error:
+            # Every failure is the answer to this request; the worker is there for the next one.
+            event = error_event(call.id, error)
+            _logger.warning("%s", event["traceback"])
+        with self._lock:
+            del self._monitors[call.id]
+        self._channel.send(event)
+        _logger.info("Request %d: %s after %.2f s", call.id, event["event"], time.monotonic() - started)
+
+    # ---- what each request means: its parameters are checked now, its work is done in turn
+
+    def _models(self, call: Call) -> _Work:
+        NoParameters.of(call)
+        return lambda monitor: self._engine.models()
+
+    def _devices(self, call: Call) -> _Work:
+        NoParameters.of(call)
+        return lambda monitor: self._engine.devices()
+
+    def _forecast(self, call: Call) -> _Work:
+        parameters = ForecastParameters.of(call)
+        return lambda monitor: self._engine.forecast(parameters, monitor)
+
+    def _segment(self, call: Call) -> _Work:
+        parameters = SegmentParameters.of(call)
+        return lambda monitor: self._engine.segment(parameters, monitor)
+
+    def _unload(self, call: Call) -> _Work:
+        NoParameters.of(call)
+        return lambda monitor: self._engine.unload()
+
+
+class _Reporter:
+    """Sends the progress of a request: the ends of each stage, and no more than a screen shows in between."""
+
+    def __init__(self, channel: Channel, number: int) -> None:
+        self._channel, self._number = channel, number
+        self._stage, self._sent = "", 0.0
+
+    def __call__(self, progress: Progress) -> None:
+        now = time.monotonic()
+        middle = progress.stage == self._stage and progress.done not in (0, progress.total)
+        if middle and now - self._sent < _INTERVAL:
+            return
+        self._stage, self._sent = progress.stage, now
+        self._channel.send(progress_event(self._number, progress))

@@ -1,0 +1,10 @@
+"""Fixtures that several tests of the extension share, and the drawn cases of the library's tests."""
+
+import sys
+from pathlib import Path
+
+from worker_cases import random_model, scan
+
+__all__ = ["random_model", "scan"]
+
+sys.path.append(str(Path(__file__).parents[1] / "lib"))
