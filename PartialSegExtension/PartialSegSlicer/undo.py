@@ -1,0 +1,187 @@
+"""Undo of one run: what the segments were before the run changed them.
+
+:func:`PartialSegSlicer.writing.writeSegmentation` saves each segment here before it touches it;
+the logic keeps the last :class:`RunUndo` for "Undo last run". Slicer's own history belongs to the
+Segment Editor and does not see what a run writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import slicer  # type: ignore[import-untyped]
+
+from PartialSegLib.segmentation import PackedMask
+from PartialSegSlicer.geometry import geometryFromMatrix
+from PartialSegSlicer.labelmaps import Labelmap, readLabelmap, writeMask
+from PartialSegSlicer.nodes import requireSegmentationNode
+from PartialSegSlicer.segments import isCompleted, segmentIDs, segmentOf
+
+_DISPLAY = (
+    "Visibility",
+    "Visibility2DFill",
+    "Visibility2DOutline",
+    "Visibility3D",
+    "Opacity2DFill",
+    "Opacity2DOutline",
+    "Opacity3D",
+    "Pickable",
+)
+
+
+@dataclass(frozen=True)
+class _Saved:
+    """A segment as it was: its name, color and tags, its voxels, its display and its place in the order."""
+
+    metadata: Any
+    labelmap: Labelmap
+    display: dict[str, Any]
+    index: int
+
+
+class RunUndo:
+    """What a run changed in one segmentation node, and the way back.
+
+    Masks are kept packed, one bit a voxel of their box.
+
+    Parameters
+    ----------
+    segmentationNode : vtkMRMLSegmentationNode
+    """
+
+    def __init__(self, segmentationNode: Any) -> None:
+        self.segmentationNode = segmentationNode
+        self._before: dict[str, _Saved | None] = {}
+        self._after: dict[str, Labelmap] = {}
+        self._written: set[str] = set()
+
+    @property
+    def segmentIDs(self) -> tuple[str, ...]:
+        """IDs of the segments that were changed or added."""
+        return tuple(self._before)
+
+    @property
+    def writtenIDs(self) -> frozenset[str]:
+        """IDs of the segments that show structures of the run."""
+        return frozenset(self._written)
+
+    def save(self, ids: Iterable[str]) -> None:
+        """Keep what these segments are now; one that is kept already stays as it was kept first."""
+        for segmentID in ids:
+            if segmentID not in self._before:
+                self._before[segmentID] = _saved(self.segmentationNode, segmentID)
+
+    def added(self, segmentID: str) -> None:
+        """Remember that the segment was not there before."""
+        self._before.setdefault(segmentID, None)
+
+    def changed(self, segmentID: str, labelmap: Labelmap) -> None:
+        """Remember what the run left in a segment, to know later whether it was edited."""
+        self._after[segmentID] = labelmap
+
+    def written(self, segmentID: str, labelmap: Labelmap) -> None:
+        """Remember that the run wrote a structure into the segment, and what it left there."""
+        self._written.add(segmentID)
+        self.changed(segmentID, labelmap)
+
+    def editedSegments(self) -> tuple[str, ...]:
+        """Return the IDs of the segments that somebody edited or deleted since the run.
+
+        Their edits go when the run is undone (and come back when the undo is undone): ask first.
+
+        Raises
+        ------
+        SegmentationError
+            When the segmentation was removed from the scene.
+        """
+        requireSegmentationNode(self.segmentationNode)
+        present = segmentIDs(self.segmentationNode)
+        return tuple(
+            segmentID
+            for segmentID, labelmap in self._after.items()
+            if segmentID not in present or not _equal(labelmap, readLabelmap(self.segmentationNode, segmentID))
+        )
+
+    def restore(self) -> RunUndo:
+        """Put back exactly what was there: voxels, names, colors, tags, IDs and order of the segments.
+
+        Segments that the run added are removed. A segment that was marked "Completed" since is
+        left alone, and so is every segment that the run did not change.
+
+        Returns
+        -------
+        RunUndo
+            The way back to what was there before this call.
+
+        Raises
+        ------
+        SegmentationError
+            When the segmentation was removed from the scene.
+        """
+        requireSegmentationNode(self.segmentationNode)
+        node, redo = self.segmentationNode, RunUndo(self.segmentationNode)
+        for segmentID, saved in self._before.items():
+            segment = node.GetSegmentation().GetSegment(segmentID)
+            if segment is not None and isCompleted(segment):
+                continue
+            if segment is not None:
+                redo.save([segmentID])
+            elif saved is not None:
+                redo.added(segmentID)
+            if saved is not None:
+                _restore(node, segmentID, saved)
+                redo.changed(segmentID, saved.labelmap)
+            elif segment is not None:
+                node.GetSegmentation().RemoveSegment(segmentID)
+        return redo
+
+
+def _saved(segmentationNode: Any, segmentID: str) -> _Saved:
+    segmentation = segmentationNode.GetSegmentation()
+    metadata = slicer.vtkSegment()
+    metadata.DeepCopyMetadata(segmentOf(segmentationNode, segmentID))
+    return _Saved(
+        metadata,
+        readLabelmap(segmentationNode, segmentID),
+        _display(segmentationNode, segmentID),
+        segmentation.GetSegmentIndex(segmentID),
+    )
+
+
+def _restore(segmentationNode: Any, segmentID: str, saved: _Saved) -> None:
+    """Give a segment its voxels and description back; add it when it was deleted."""
+    segmentation = segmentationNode.GetSegmentation()
+    deleted = segmentation.GetSegment(segmentID) is None
+    if deleted:
+        segmentation.AddEmptySegment(segmentID, saved.metadata.GetName(), saved.metadata.GetColor())
+        segmentation.SetSegmentIndex(segmentID, min(saved.index, segmentation.GetNumberOfSegments() - 1))
+    segment = segmentation.GetSegment(segmentID)
+    # The label is the segment's number within its layer, which may be another by now.
+    label = segment.GetLabelValue()
+    segment.DeepCopyMetadata(saved.metadata)
+    segment.SetLabelValue(label)
+    writeMask(segmentationNode, segmentID, saved.labelmap.mask, saved.labelmap.ijkToNode)
+    if deleted:
+        for name, value in saved.display.items():
+            getattr(segmentationNode.GetDisplayNode(), f"SetSegment{name}")(segmentID, value)
+
+
+def _display(segmentationNode: Any, segmentID: str) -> dict[str, Any]:
+    display = segmentationNode.GetDisplayNode()
+    if display is None:
+        return {}
+    return {name: getattr(display, f"GetSegment{name}")(segmentID) for name in _DISPLAY}
+
+
+def _equal(labelmap: Labelmap, other: Labelmap) -> bool:
+    """Whether two label maps of one node have the same voxels, whatever their first index is."""
+    if not labelmap.mask.bits.size or not other.mask.bits.size:
+        return labelmap.mask.bits.size == other.mask.bits.size
+    # The box of a mask need not be the smallest.
+    mask, found = (PackedMask.from_array(item.mask.unpack(), item.mask.start) for item in (labelmap, other))
+    place = geometryFromMatrix(labelmap.ijkToNode, mask.shape, mask.start)
+    if not geometryFromMatrix(other.ijkToNode, found.shape, found.start).matches(place):
+        return False
+    return bool((mask.bits == found.bits).all())
