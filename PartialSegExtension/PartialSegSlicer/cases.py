@@ -14,7 +14,8 @@ is ever merged. ``case.json`` names no patient.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import numpy as np
 
 from PartialSegLib import __version__
 from PartialSegLib.atomic import replacing_folder
-from PartialSegLib.errors import SegmentationError
+from PartialSegLib.errors import ImageError, SegmentationError
 from PartialSegLib.images import Geometry, Image, write_image
 from PartialSegLib.segmentation import PackedMask
 from PartialSegLib.segmentationfiles import slicertags
@@ -68,7 +69,7 @@ def exportCase(
     Raises
     ------
     ImageError
-        When the volume is no scan, or has a sheared grid, which NIfTI does not keep.
+        When the volume is no scan, or its grid is sheared, which NIfTI does not keep.
     SegmentationError
         When no segment is annotated, two show the same structure, a segment does not lie on the
         voxels of the volume or reaches outside it, or the folder exists or cannot be written.
@@ -82,20 +83,21 @@ def exportCase(
         )
     structures = _structures(segmentationNode, chosen)
     folder = Path(folder)
-    _requireFree(folder, replace)
+    with _writing(folder):
+        _requireFree(folder, replace)
     image = imageFromVolumeNode(volumeNode)
+    if image.geometry.is_sheared:
+        raise ImageError(
+            f"The grid of '{volumeNode.GetName()}' is sheared, by its transform or a gantry tilt: "
+            "the files of a case keep no such grid.",
+            "Take it out of the transform, or resample it to a regular grid and segment that.",
+        )
     masks = {
         structure.key: maskOnVolume(segmentationNode, segmentID, image.geometry)
         for segmentID, structure in structures.items()
     }
-    try:
-        with replacing_folder(folder) as unfinished:
-            _write(unfinished, folder.name, image, tuple(structures.values()), masks)
-    except OSError as error:
-        raise SegmentationError(
-            f"The case '{folder}' could not be written: {error.strerror or error}.",
-            "Check that its parent folder exists, may be written and has space.",
-        ) from error
+    with _writing(folder), replacing_folder(folder) as unfinished:
+        _write(unfinished, folder.name, image, tuple(structures.values()), masks)
     return tuple(masks)
 
 
@@ -163,6 +165,18 @@ def _structures(segmentationNode: Any, chosen: tuple[str, ...]) -> dict[str, Str
             )
         structures[segmentID], keys[structure.key] = structure, structure.name
     return structures
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Say in words of a case what the file system refuses."""
+    try:
+        yield
+    except OSError as error:
+        raise SegmentationError(
+            f"The case '{folder}' could not be written: {error.strerror or error}.",
+            "Check that its parent folder exists, may be written and has space, and that the name is not too long.",
+        ) from error
 
 
 def _requireFree(folder: Path, replace: bool) -> None:

@@ -16,7 +16,7 @@ import slicer  # type: ignore[import-untyped]
 from PartialSegLib.segmentation import PackedMask
 from PartialSegSlicer.geometry import geometryFromMatrix
 from PartialSegSlicer.labelmaps import Labelmap, readLabelmap, writeMask
-from PartialSegSlicer.nodes import requireSegmentationNode
+from PartialSegSlicer.nodes import requireWritable
 from PartialSegSlicer.segments import isCompleted, segmentIDs, segmentOf
 
 _DISPLAY = (
@@ -94,9 +94,9 @@ class RunUndo:
         Raises
         ------
         SegmentationError
-            When the segmentation was removed from the scene.
+            When the segmentation was removed from the scene, or stores no voxels any more.
         """
-        requireSegmentationNode(self.segmentationNode)
+        requireWritable(self.segmentationNode)
         present = segmentIDs(self.segmentationNode)
         return tuple(
             segmentID
@@ -118,9 +118,9 @@ class RunUndo:
         Raises
         ------
         SegmentationError
-            When the segmentation was removed from the scene.
+            When the segmentation was removed from the scene, or stores no voxels any more.
         """
-        requireSegmentationNode(self.segmentationNode)
+        requireWritable(self.segmentationNode)
         node, redo = self.segmentationNode, RunUndo(self.segmentationNode)
         for segmentID, saved in self._before.items():
             segment = node.GetSegmentation().GetSegment(segmentID)

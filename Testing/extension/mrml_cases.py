@@ -20,6 +20,7 @@ TAGS = (
     "DICOM.SegmentAlgorithmType",
     "PartialSeg.ContainedIn",
     "PartialSeg.Key",
+    "Radiologist.Note",
     "Segmentation.Status",
     "TerminologyEntry",
 )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,9 @@ from drawn_cases import SHAPE, arrays
 from mrml_cases import REGISTRATION, add_bending_transform, add_transform, draw, everything, result, voxels
 from mrml_cases import scan as ct
 
-from PartialSegLib.errors import ImageError, PartialSegError, SegmentationError
+from PartialSegLib.errors import PartialSegError, SegmentationError
 from PartialSegLib.structures import LabelSpace, Structure
+from PartialSegSlicer import cases
 from PartialSegSlicer.cases import exportCase
 from PartialSegSlicer.labelmaps import orientedImageData
 from PartialSegSlicer.nodes import createSegmentationNode
@@ -234,12 +237,10 @@ def test_bent_and_removed_nodes_are_refused(slicer_scene: SlicerScene, tmp_path:
     refused(slicer_scene, tmp_path, volume, node, "was removed")
 
 
-def test_a_sheared_scan_is_refused_by_nifti(slicer_scene: SlicerScene, tmp_path: Path) -> None:
+def test_a_sheared_scan_is_refused(slicer_scene: SlicerScene, tmp_path: Path) -> None:
     volume, node = scene_with_result(slicer_scene)
     add_transform(slicer_scene, REGISTRATION, volume, node)
-    with pytest.raises(ImageError, match="sheared"):
-        exportCase(volume, node, tmp_path / "case")
-    assert list(tmp_path.iterdir()) == []
+    refused(slicer_scene, tmp_path, volume, node, "'CT' is sheared, by its transform or a gantry tilt")
 
 
 def test_only_an_older_case_is_ever_replaced(slicer_scene: SlicerScene, tmp_path: Path) -> None:
@@ -260,3 +261,30 @@ def test_a_missing_parent_folder_is_named(slicer_scene: SlicerScene, tmp_path: P
     volume, node = scene_with_result(slicer_scene)
     with pytest.raises(SegmentationError, match="could not be written"):
         exportCase(volume, node, tmp_path / "nowhere" / "case")
+
+
+def test_a_name_that_is_too_long_is_refused(slicer_scene: SlicerScene, tmp_path: Path) -> None:
+    volume, node = scene_with_result(slicer_scene)
+    with pytest.raises(SegmentationError, match="could not be written"):
+        exportCase(volume, node, tmp_path / ("é" * 300))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_leaves_the_older_case_as_it_was(
+    slicer_scene: SlicerScene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume, node = scene_with_result(slicer_scene)
+    exportCase(volume, node, tmp_path / "case")
+    write = cases.write_image
+
+    def full(image: Any, path: Path) -> None:
+        # A full disk cannot be had in a test: the second mask finds no space.
+        if path.name == "liver_tumor.nii.gz":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(image, path)
+
+    monkeypatch.setattr(cases, "write_image", full)
+    with pytest.raises(SegmentationError, match="No space left"):
+        exportCase(volume, node, tmp_path / "case", replace=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["case"]
+    assert read(tmp_path / "case")[2].annotated == frozenset(ANNOTATED)

@@ -12,7 +12,7 @@ from mrml_cases import scan as ct
 
 from PartialSegLib.errors import SegmentationError
 from PartialSegSlicer.nodes import createSegmentationNode
-from PartialSegSlicer.segments import markCompleted, segmentIDs, segmentOf
+from PartialSegSlicer.segments import markCompleted, segmentIDs, segmentOf, tagOf
 from PartialSegSlicer.writing import Overlap, writeSegmentation
 from slicer_scene import SlicerScene
 
@@ -34,6 +34,7 @@ def scene(slicer_scene: SlicerScene) -> tuple[SlicerScene, Any, Any]:
     draw(slicer_scene, node, volume, "Kyste à suivre", block(2, 9))
     node.GetSegmentation().AddEmptySegment("empty", "Empty")
     segmentOf(node, "spleen").SetTag("Segmentation.Status", "flagged")
+    segmentOf(node, "spleen").SetTag("Radiologist.Note", "à revoir")
     node.GetDisplayNode().SetSegmentOpacity2DFill("liver", 0.3)
     return slicer_scene, volume, node
 
@@ -123,6 +124,24 @@ def test_undo_without_its_segmentation_says_so(scene: tuple[SlicerScene, Any, An
         report.undo.restore()
     with pytest.raises(SegmentationError, match="was removed from the scene"):
         report.undo.editedSegments()
+
+
+def test_a_run_keeps_the_tags_of_others(scene: tuple[SlicerScene, Any, Any]) -> None:
+    _, volume, node = scene
+    report = writeSegmentation(result(volume, seed=2), node)
+    assert tagOf(segmentOf(node, "spleen"), "Radiologist.Note") == "à revoir"
+    segmentOf(node, "spleen").RemoveTag("Radiologist.Note")
+    report.undo.restore()
+    assert tagOf(segmentOf(node, "spleen"), "Radiologist.Note") == "à revoir"
+
+
+def test_undo_of_a_segmentation_turned_into_surfaces_is_refused(scene: tuple[SlicerScene, Any, Any]) -> None:
+    _, volume, node = scene
+    report = writeSegmentation(result(volume, seed=2), node)
+    node.CreateClosedSurfaceRepresentation()
+    node.GetSegmentation().SetSourceRepresentationName("Closed surface")
+    with pytest.raises(SegmentationError, match="stored as 'Closed surface'"):
+        report.undo.restore()
 
 
 def test_undo_works_without_a_display_node(slicer_scene: SlicerScene) -> None:
