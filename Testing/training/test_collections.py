@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import tomllib
 from dataclasses import replace
 from importlib import resources
@@ -13,7 +14,16 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
-from dataset_layouts import KEYS, label_map, scan, truth, write_decathlon, write_manifest, write_nnunet
+from dataset_layouts import (
+    KEYS,
+    label_map,
+    scan,
+    truth,
+    write_decathlon,
+    write_manifest,
+    write_mask_files,
+    write_nnunet,
+)
 from partial_cases import GEOMETRY, SPACE, tiny_recipe, write_collection
 
 from PartialSegLib.errors import CancelledError, CollectionError, LabelSpaceError
@@ -127,6 +137,34 @@ def test_a_damaged_manifest_is_named(tmp_path: Path, text: str) -> None:
         read_manifest(path)
 
 
+def test_a_manifest_may_be_json(tmp_path: Path) -> None:
+    path = one_dataset(tmp_path)
+    (tmp_path / "m.json").write_text(json.dumps(tomllib.loads(path.read_text())))
+    assert read_manifest(tmp_path / "m.json").datasets == read_manifest(path).datasets
+
+
+def test_a_preset_looks_for_its_datasets_in_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert read_manifest("mots").root.resolve() == tmp_path.resolve()
+
+
+def test_a_case_that_is_listed_twice_is_named(tmp_path: Path) -> None:
+    options = write_decathlon(tmp_path / "set", names=("one", "one"))
+    collection = open_collection(write_manifest(tmp_path / "m.toml", {"name": "a", "folder": "set", **options}))
+    assert [str(error) for _, error in collection.problems] == [
+        f"{tmp_path / 'set'} names the case 'one' 2 times. List every case once."
+    ]
+
+
+def test_a_case_of_which_nothing_is_known_is_left_out(tmp_path: Path) -> None:
+    options = {**write_mask_files(tmp_path / "set"), "missing": "unknown"}
+    for file in (tmp_path / "set" / "two" / "segmentations").iterdir():
+        file.unlink()
+    collection = open_collection(write_manifest(tmp_path / "m.toml", {"name": "a", "folder": "set", **options}))
+    assert [member.case.name for member in collection.members] == ["a-one"]
+    assert not collection.problems
+
+
 def test_two_datasets_of_one_name_are_refused(tmp_path: Path) -> None:
     path = write_manifest(tmp_path / "m.toml", *[{"name": "a", **OPTIONS}] * 2)
     with pytest.raises(CollectionError, match="unique among the datasets"):
@@ -197,6 +235,18 @@ def test_manifests_of_the_tests_keep_to_the_schema_too(tmp_path: Path) -> None:
     jsonschema.validate(tomllib.loads(path.read_text()), SCHEMA)
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({**tomllib.loads(path.read_text()), "extra": 1}, SCHEMA)
+
+
+def test_the_manifest_of_the_documentation_is_one(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "collections.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "m.toml").write_text(example)
+    jsonschema.validate(tomllib.loads(example), SCHEMA)
+    manifest = read_manifest(tmp_path / "m.toml")
+    assert [manifest.files(dataset).labels.annotated for dataset in manifest.datasets] == [
+        {"liver", "liver_tumor"},
+        {"spleen", "liver_tumor"},
+    ]
 
 
 #: Training cases of each dataset as distributed: Medical Segmentation Decathlon, and KiTS19's 210.

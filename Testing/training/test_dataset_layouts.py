@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -227,6 +229,18 @@ def test_segments_of_one_code_are_one_structure(tmp_path: Path) -> None:
     )
     _, found = read(tmp_path / "set", options)[0].load()
     np.testing.assert_array_equal(found["liver_tumor"], truth("one")["liver_tumor"] | masks["liver_tumor"])
+
+
+def test_a_dicom_segmentation_of_a_tilted_gantry_lies_on_its_slices(tmp_path: Path) -> None:
+    direction = (1.0, 0.0, 0.0, 0.0, 1.0, 0.3, 0.0, 0.0, 0.9539392014169457)
+    options = WRITERS["dicom-seg"](tmp_path, replace(GEOMETRY, direction=direction))
+    for name in ("one", "two"):
+        shutil.rmtree(tmp_path / name / "image")
+        (tmp_path / f"drawn_{name}").rename(tmp_path / name / "image")
+    image, masks = read(tmp_path, options)[0].load()
+    assert image.geometry.is_sheared
+    for key, mask in truth("one").items():
+        np.testing.assert_array_equal(masks[key], mask)
 
 
 def test_overlapping_segments_stay_whole(tmp_path: Path) -> None:

@@ -350,14 +350,13 @@ def _read_on(path: Path, geometry: Geometry) -> np.ndarray:
     image = _read(path, read_labels)
     if not image.geometry.matches(geometry):
         raise GridError(
-            f"{path} does not lie on the grid of its image: {in_words(image.geometry)}, not {in_words(geometry)}.",
+            f"{path} does not lie on the grid of its image: {_words(image.geometry)}, not {_words(geometry)}.",
             "Resample the mask to the image.",
         )
     return image.voxels
 
 
-def in_words(geometry: Geometry) -> str:
-    """Say what grid it is, in a few words."""
+def _words(geometry: Geometry) -> str:
     z, y, x = geometry.shape
     spacing = " x ".join(f"{value:g}" for value in geometry.spacing)
     return f"{x} x {y} x {z} voxels of {spacing} mm from {tuple(round(value, 2) for value in geometry.origin)}"

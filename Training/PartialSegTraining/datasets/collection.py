@@ -143,9 +143,20 @@ def missing_files(case: Case) -> Iterator[MissingFileError]:
 
 
 def _members(manifest: Manifest, dataset: Dataset) -> tuple[list[Member], list[CollectionError]]:
-    """Find the cases of one dataset, and what is wrong with its splits."""
-    cases = {case.name: case for case in LAYOUTS[dataset.layout].read(manifest.files(dataset))}
+    """Find the cases of one dataset, and what is wrong with its splits.
+
+    A case that annotates nothing is none: it is left out, as an image without masks is.
+    """
+    files = manifest.files(dataset)
+    read = [case for case in LAYOUTS[dataset.layout].read(files) if case.annotated]
+    cases = {case.name: case for case in read}
     splits, problems = assign(dataset, list(cases), manifest.root)
+    names = [case.name for case in read]
+    problems += [
+        CollectionError(f"{files.folder} names the case '{name}' {names.count(name)} times.", "List every case once.")
+        for name in cases
+        if names.count(name) > 1
+    ]
     owner = {name: split for split, names in splits.items() for name in names}
     members = [
         Member(dataset.name, owner[name], replace(case, name=f"{dataset.name}-{name}"))

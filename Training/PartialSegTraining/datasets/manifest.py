@@ -1,8 +1,9 @@
 """The manifest of a collection: its datasets, what their labels mean, and the splits.
 
-TOML, with a schema in ``collection.schema.json``; the presets are manifests too. Relative paths in
-a manifest are relative to its ``root``, and ``root`` to the manifest. What is read here is only
-what the manifest says; :mod:`PartialSegTraining.datasets.collection` opens the datasets.
+TOML (or the same as JSON), with a schema in ``collection.schema.json``; the presets are manifests
+too. Relative paths in a manifest are relative to its ``root``, and ``root`` to the manifest; that
+of a preset is the current folder. What is read here is only what the manifest says;
+:mod:`PartialSegTraining.datasets.collection` opens the datasets.
 """
 
 from __future__ import annotations
@@ -157,7 +158,7 @@ def read_manifest(path: str | Path, root: str | Path | None = None) -> Manifest:
     Parameters
     ----------
     path : path
-        TOML file, or the name of a preset.
+        TOML or JSON file, or the name of a preset.
     root : path, optional
         Folder of the datasets, in place of the one that the manifest names.
 
@@ -168,14 +169,16 @@ def read_manifest(path: str | Path, root: str | Path | None = None) -> Manifest:
     """
     path = _find(path)
     try:
-        document = read_table(_Document, tomllib.loads(path.read_text(encoding="utf-8")), "the manifest")
+        parse = json.loads if path.suffix == ".json" else tomllib.loads
+        document = read_table(_Document, parse(path.read_text(encoding="utf-8")), "the manifest")
     except (OSError, UnicodeDecodeError) as error:
         raise CollectionError(f"{path} cannot be read: {error}.", "A manifest is a text file in TOML.") from error
     except ValueError as error:
         raise CollectionError(
             f"{path} is no manifest of a collection: {error}.", "See collection.schema.json for its options."
         ) from error
-    folder = Path(root) if root is not None else path.parent / document.root
+    base = Path() if path.parent == Path(str(_PRESETS)) else path.parent
+    folder = Path(root) if root is not None else base / document.root
     space = _label_space(document.label_space, path)
     return Manifest(path, document.name, space, folder, document.dataset, document.description)
 
