@@ -33,10 +33,10 @@ from PartialSegWorker.errors import (
 from PartialSegWorker.parameters import CancelParameters, HelloParameters, Parameters
 from PartialSegWorker.protocol import VERSION, Call, Message, decode, encode, progress_of
 
-#: Lines of the log that an error carries.
-LOG_LINES = 30
+#: Lines of the log that an error carries: Python's account of a crash lists every thread.
+LOG_LINES = 100
 #: Bytes from the end of the log that are looked at for them.
-_LOG_BYTES = 16 * 1024
+_LOG_BYTES = 32 * 1024
 #: Seconds between two looks at the clock while something is waited for.
 _TICK = 0.05
 
