@@ -402,6 +402,15 @@ def test_a_folder_of_phantoms_is_checked_as_it_is(tmp_path: Path, capsys: pytest
     assert json.loads(capsys.readouterr().out)["cases"] == {"train": 2}
 
 
+def test_a_folder_of_phantoms_names_its_label_space(tmp_path: Path) -> None:
+    index = write_collection(tmp_path) / "collection.json"
+    index.write_text(json.dumps({**json.loads(index.read_text()), "label_space": "btcv"}))
+    assert [str(error) for _, error in open_collection(tmp_path).problems] == [
+        "Unknown structure 'liver_tumor' in label space 'BTCV'. Did you mean liver?"
+    ]
+    assert not open_collection(tmp_path, space=SPACE).problems
+
+
 def test_a_check_tells_how_far_it_is_and_can_be_stopped(tmp_path: Path) -> None:
     collection = open_collection(one_dataset(tmp_path))
     told: list[Progress] = []

@@ -13,13 +13,15 @@ from pathlib import Path
 
 from PartialSegLib.errors import CollectionError, PartialSegError
 from PartialSegLib.structures import LabelSpace
-from PartialSegTraining.cases import Case, MissingFileError, read_collection, read_mask_folders
+from PartialSegTraining.cases import Case, MissingFileError, read_collection, read_json, read_mask_folders
 from PartialSegTraining.datasets.layouts import LAYOUTS
 from PartialSegTraining.datasets.manifest import Dataset, Manifest, read_manifest
 from PartialSegTraining.datasets.splits import assign
 
 #: What makes a folder a collection of its own.
 FOLDER_INDEX = "collection.json"
+#: Label space of a folder that does not name one.
+_FIRST_SPACE = "mots"
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def open_collection(path: str | Path, *, root: str | Path | None = None, space: 
     root : path, optional
         Folder of the datasets, in place of the one that the manifest names.
     space : LabelSpace, optional
-        Of a folder with ``collection.json``, which names none; by default MOTS.
+        Of a folder with ``collection.json``, in place of the one that it names.
 
     Raises
     ------
@@ -84,7 +86,7 @@ def open_collection(path: str | Path, *, root: str | Path | None = None, space: 
         :attr:`Collection.problems`.
     """
     if (Path(path) / FOLDER_INDEX).is_file():
-        return _open_folder(Path(path), space or LabelSpace.named("mots"))
+        return _open_folder(Path(path), space)
     return open_manifest(read_manifest(path, root))
 
 
@@ -166,8 +168,12 @@ def _members(manifest: Manifest, dataset: Dataset) -> tuple[list[Member], list[C
     return members, problems
 
 
-def _open_folder(folder: Path, space: LabelSpace) -> Collection:
+def _open_folder(folder: Path, space: LabelSpace | None) -> Collection:
     """Open a folder with ``collection.json``, and the fully annotated test cases beside it."""
+    if space is None:
+        document = read_json(folder / FOLDER_INDEX, "")
+        named = document.get("label_space") if isinstance(document, dict) else None
+        space = LabelSpace.named(str(named or _FIRST_SPACE))
     members: list[Member] = []
     problems: list[tuple[str, CollectionError]] = []
     try:

@@ -54,7 +54,7 @@ def _register_check(actions: Any) -> None:
     check.add_argument("--root", type=Path, metavar="DIR", help="folder of the datasets, in place of the manifest's")
     check.add_argument("--dataset", action="append", metavar="NAME", help="check this dataset only (repeatable)")
     check.add_argument(
-        "--label-space", metavar="NAME", help="of a folder with collection.json, which names none (default: mots)"
+        "--label-space", metavar="NAME", help="of a folder with collection.json, in place of the one that it names"
     )
     check.add_argument("--workers", type=int, metavar="N", help="threads that read (default: one a core, up to 4)")
     check.add_argument("--json", action="store_true", help="print a report as JSON")
@@ -145,7 +145,8 @@ def _as_text(name: str, result: CheckResult) -> str:
         )
         for item in result.tallies
     ]
-    parts = [table(("Structure", "Split", "Annotated", "Present", "Voxels", "ml"), rows, right=(2, 3, 4, 5)), ""]
+    header = ("Structure", "Split", "Annotated", "Present", "Voxels", "ml")
+    parts = [table(header, rows, right=(2, 3, 4, 5)), ""] if rows else []
     parts += [_line("note", problem) for problem in result.problems if problem.is_note]
     wrong = [problem for problem in result.problems if not problem.is_note]
     parts += [_line("error", problem) for problem in wrong]
