@@ -392,7 +392,7 @@ def load_recipe(name: str | Path) -> Recipe:
 def _find(name: str | Path) -> Path:
     """Return the file of a recipe."""
     known = recipe_names()
-    source = _RECIPES / f"{name}.toml" if str(name) in known else Path(name)
+    source = Path(str(_RECIPES / f"{name}.toml")) if str(name) in known else Path(name)
     if not source.is_file():
         raise CollectionError(f"There is no recipe '{name}'.", f"Known: {', '.join(known)}; or give a TOML file.")
     return source
