@@ -21,6 +21,7 @@ LIB, TRAINING, EXTENSION = (
     ROOT / "Training" / "PartialSegTraining",
     ROOT / "PartialSegExtension",
 )
+WORKER = EXTENSION / "PartialSegWorker"
 
 #: Top-level modules of the Slicer side: the application's own, and those of the extension.
 SLICER_SIDE = {"slicer", "qt", "ctk", "PartialSeg", "PartialSegWorker", "PartialSegSlicer"}
@@ -48,7 +49,7 @@ def sources(room: Path) -> list[Path]:
 
 
 def everything() -> list[Path]:
-    files = [*sources(LIB), *sources(TRAINING)]
+    files = [*sources(LIB), *sources(TRAINING), *sources(WORKER)]
     assert len(files) > 50
     return files
 
@@ -85,6 +86,19 @@ def test_the_library_knows_nothing_of_training_and_slicer() -> None:
 
 def test_training_knows_nothing_of_slicer() -> None:
     assert {file: bad for file in sources(TRAINING) if (bad := imported(file) & SLICER_SIDE)} == {}
+
+
+def test_the_worker_and_its_client_know_nothing_of_slicer() -> None:
+    assert len(sources(WORKER)) > 5
+    known = SLICER_SIDE - {"PartialSegWorker"}
+    assert {file: bad for file in sources(WORKER) if (bad := imported(file) & known)} == {}
+
+
+def test_only_the_engine_of_the_worker_calls_the_heavy_rooms() -> None:
+    heavy = {
+        file.name for file in sources(WORKER) if any(f"from {room}" in file.read_text("utf-8") for room in NEED_TORCH)
+    }
+    assert heavy == {"engine.py"}
 
 
 def test_nothing_calls_other_machines_but_the_room_that_fetches() -> None:
@@ -164,6 +178,21 @@ def test_structures_cards_and_catalog_import_without_numpy() -> None:
         "import PartialSegLib.errors, PartialSegLib.progress, PartialSegLib.inference.presets\n"
         "import PartialSegLib.downloads, PartialSegLib.bundlearchive, PartialSegLib.fetching.transfer\n"
         "assert not {'torch', 'numpy'} & set(sys.modules)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_the_client_of_the_worker_imports_nothing_but_the_standard_library_and_ours() -> None:
+    code = (
+        "import sys\n"
+        f"sys.path.insert(0, {str(EXTENSION)!r})\n"
+        "import PartialSegWorker\n"
+        "foreign = {'torch', 'numpy', 'SimpleITK', 'psutil', 'scipy', 'vtk', 'slicer', 'qt'}\n"
+        "assert not foreign & set(sys.modules), foreign & set(sys.modules)\n"
+        # The server as well, until the first request that needs it: a worker says hello at once.
+        "import PartialSegWorker.server\n"
+        "assert not foreign & set(sys.modules), foreign & set(sys.modules)\n"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 0, ended.stderr
