@@ -6,6 +6,7 @@ Each writer returns the options of the dataset in a manifest.
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,6 +19,7 @@ from partial_cases import GEOMETRY, SPACE, ball
 from PartialSegLib.images import Geometry, Image, read_image, write_image
 from PartialSegLib.segmentation import Segmentation
 from PartialSegLib.segmentationfiles import write_segmentation
+from PartialSegTraining import cli
 from PartialSegTraining.phantoms import write_dicom_series
 
 KEYS = ("liver", "liver_tumor", "spleen")
@@ -152,6 +154,21 @@ def write_manifest(path: Path, *datasets: dict[str, Any], **head: Any) -> Path:
         lines += ["", "[[dataset]]", *(f"{key} = {_toml(value)}" for key, value in dataset.items())]
     path.write_text("\n".join(lines) + "\n")
     return path
+
+
+def one_dataset(folder: Path, **options: Any) -> Path:
+    """Write a Decathlon dataset of two cases, and its manifest."""
+    dataset = write_decathlon(folder / "liver")
+    return write_manifest(folder / "m.toml", {"name": "liver", "folder": "liver", **dataset, **options})
+
+
+def call(*words: str) -> int:
+    """Run a command of the training library."""
+    parser = argparse.ArgumentParser()
+    cli.register(parser.add_subparsers())
+    arguments = parser.parse_args(words)
+    status: int = arguments.run(arguments)
+    return status
 
 
 def _toml(value: Any) -> str:

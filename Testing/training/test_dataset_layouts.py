@@ -193,6 +193,14 @@ def test_a_description_of_nnunet_that_contradicts_itself_is_refused(
         read(tmp_path, options)
 
 
+@pytest.mark.parametrize(("layout", "file"), [("nnunet", "labelsTr/._one.nii.gz"), ("pairs", "._one/GT.nii.gz")])
+def test_hidden_files_are_no_cases(tmp_path: Path, layout: str, file: str) -> None:
+    options = WRITERS[layout](tmp_path)
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_bytes(b"Mac OS X")
+    assert [case.name for case in read(tmp_path, options)] == ["one", "two"]
+
+
 def test_nnunet_may_list_its_files_itself(tmp_path: Path) -> None:
     options = write_nnunet(tmp_path)
     listed = {"a": {"images": ["imagesTr/two_0000.nii.gz"], "label": "labelsTr/two.nii.gz"}}

@@ -76,7 +76,8 @@ def _files(document: Mapping[str, Any], folder: Path, path: Path) -> dict[str, t
         listed = document["dataset"]
         return {name: (folder / entry["images"][0], folder / entry["label"]) for name, entry in listed.items()}
     ending = str(document["file_ending"])
-    labels = sorted((folder / "labelsTr").glob(f"*{ending}"))
+    # Archives made on a Mac carry hidden files with the same endings.
+    labels = sorted(path for path in (folder / "labelsTr").glob(f"*{ending}") if not path.name.startswith("."))
     if not labels:
         raise MissingFileError(f"{folder / 'labelsTr'} holds no *{ending}.", f"{path} names this ending.")
     expected = document.get("numTraining", len(labels))

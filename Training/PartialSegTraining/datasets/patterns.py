@@ -17,7 +17,7 @@ _CASE, _LABEL = "{case}", "{label}"
 
 
 def find_cases(folder: Path, pattern: str) -> dict[str, Path]:
-    """Return the file or folder of every case, in alphabetical order of the cases.
+    """Return the file or folder of every case, in alphabetical order of the cases; hidden ones are none.
 
     Parameters
     ----------
@@ -40,7 +40,8 @@ def find_cases(folder: Path, pattern: str) -> dict[str, Path]:
     anything = re.sub(r"\*+", "*", pattern.replace(_CASE, "*").replace(_LABEL, "*"))
     for path in sorted(folder.glob(anything)):
         match = expression.fullmatch(path.relative_to(folder).as_posix())
-        if match:
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if match and not hidden:
             found.setdefault(match["case"], path)
     if not found:
         raise MissingFileError(
