@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import queue
 import shutil
-import sys
 import tempfile
 import time
 import weakref
@@ -98,7 +97,8 @@ class WorkerClient:
     Parameters
     ----------
     python : str or Path
-        The Python to run: Slicer's ``PythonSlicer``, or any that has the packages. This one by default.
+        The Python to run: any that has the packages. In Slicer this is ``PythonSlicer``, or one that the
+        user chose, and never ``sys.executable``, which is the application.
     folders : sequence of Path, optional
         Where the worker finds our packages; those that this process uses by default.
     environment : mapping, optional
@@ -115,7 +115,7 @@ class WorkerClient:
 
     def __init__(
         self,
-        python: str | Path = sys.executable,
+        python: str | Path,
         *,
         folders: Sequence[Path] | None = None,
         environment: Mapping[str, str] | None = None,
@@ -148,7 +148,8 @@ class WorkerClient:
     @property
     def folder(self) -> Path:
         """Private folder for voxels, which nobody else may enter; it is removed by :meth:`close`."""
-        if self._private is None:
+        # What cleans up temporary files may have removed it.
+        if self._private is None or not self._private.is_dir():
             # Mode 0700, on Windows below the user's own folder for temporary files.
             self._private = Path(tempfile.mkdtemp(prefix="partialseg-"))
             self._remove_private = weakref.finalize(self, shutil.rmtree, self._private, ignore_errors=True)
@@ -266,6 +267,7 @@ class WorkerClient:
         for item in (*self._waiting, *([self._current] if self._current else [])):
             item.error = WorkerError(CANCELLED, "Stopped: the worker was closed.")
         self._waiting.clear()
+        self._cancelled.clear()
         self._current = None
         if self._child is not None and self._hello is not None:
             self._send("shutdown")
@@ -309,7 +311,7 @@ class WorkerClient:
             self._waiting.popleft()._fail(
                 WorkerError(
                     WORKER_START,
-                    f"The Python '{self._python}' cannot be started: {error.strerror or error}.",
+                    f"The worker cannot be started with '{self._python}': {error}.",
                     "Choose another Python in the settings, or repair the installation.",
                 )
             )
@@ -319,12 +321,12 @@ class WorkerClient:
 
     def _next(self) -> None:
         """Send the next request, when the worker has said hello and is free."""
-        if self._hello is None or self._current is not None:
+        wanted = next((item for item in self._waiting if item not in self._cancelled), None)
+        if wanted is None or self._hello is None or self._current is not None:
             return
-        self._refuse_cancelled()
-        if self._waiting:
-            self._current = self._waiting.popleft()
-            self._asked = self._send(self._current.name, self._current.parameters)
+        self._waiting.remove(wanted)
+        self._current = wanted
+        self._asked = self._send(wanted.name, wanted.parameters)
 
     def _send(self, name: str, parameters: Parameters | Message | None = None) -> int:
         """Send a request and return its number."""

@@ -62,6 +62,7 @@ class Server:
         self._monitors: dict[int, Monitor] = {}
         self._lock = threading.Lock()
         self._greeted = False
+        self._abandoned = False
         #: Requests that are answered at once, and those that wait for their turn.
         self._at_once = {"hello": self._hello, "cancel": self._cancel}
         self._in_turn = {
@@ -78,18 +79,27 @@ class Server:
         return sorted((*self._at_once, *self._in_turn, "shutdown"))
 
     def run(self) -> None:
-        """Carry out requests until the client says ``shutdown`` or is gone."""
+        """Carry out requests until the client says ``shutdown`` or is gone; then leave nothing behind."""
         logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
         _logger.info("PartialSeg %s, Python %s, %s", PartialSegLib.__version__, platform.python_version(), sys.platform)
         threading.Thread(target=self._listen, name="PartialSeg requests", daemon=True).start()
         while (job := self._jobs.get()) is not None:
             self._carry_out(*job)
+        self._clean()
 
     # ---- the listener
 
     def _listen(self) -> None:
         """Read requests until there will be no more, then end the process, whatever it does."""
-        polite = False
+        self._abandoned = not self._heard_shutdown()
+        self._stop()
+        # The main thread ends the process, unless it is deep inside of a library.
+        time.sleep(_LAST_GRACE)
+        self._clean()
+        os._exit(1)
+
+    def _heard_shutdown(self) -> bool:
+        """Read and answer requests; return whether the client said that it was the last."""
         for line in self._channel.lines():
             number: int | None = None
             try:
@@ -97,17 +107,11 @@ class Server:
                 number = message["id"] if type(message.get("id")) is int else None
                 call = Call.from_message(message)
                 if call.name == "shutdown":
-                    polite = True
-                    break
+                    return True
                 self._accept(call)
             except PartialSegError as error:
                 self._channel.send(error_event(number, error))
-        self._stop()
-        if not polite:
-            # Nobody else will remove the voxels of a patient.
-            shutil.rmtree(self._folder, ignore_errors=True)
-        time.sleep(_LAST_GRACE)
-        os._exit(1)
+        return False
 
     def _accept(self, call: Call) -> None:
         """Answer a request at once, or put it into the queue; raise what is wrong with it."""
@@ -160,6 +164,11 @@ class Server:
                 monitor.cancel()
         self._jobs.put(None)
 
+    def _clean(self) -> None:
+        """Remove the voxels of a patient, when nobody else is left to do it."""
+        if self._abandoned:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
     # ---- the main thread
 
     def _carry_out(self, call: Call, work: _Work, monitor: Monitor) -> None:
@@ -173,7 +182,8 @@ class Server:
         except Exception as error:
             # Every failure is the answer to this request; the worker is there for the next one.
             event = error_event(call.id, error)
-            _logger.warning("%s", event["traceback"])
+            if not isinstance(error, CancelledError):
+                _logger.warning("%s", event["traceback"])
         with self._lock:
             del self._monitors[call.id]
         self._channel.send(event)

@@ -35,7 +35,7 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ...]:
 
 @pytest.fixture(scope="module")
 def client(quick: tuple[Path, ...]) -> Iterator[WorkerClient]:
-    with WorkerClient(folders=quick) as client:
+    with WorkerClient(sys.executable, folders=quick) as client:
         yield client
 
 
@@ -189,7 +189,7 @@ def test_accented_and_long_paths(
     monkeypatch.setattr(tempfile, "tempdir", str(deep.parents[1]))
     image = deep / "Müller, Zoë.nrrd"
     image.write_bytes(scan.read_bytes())
-    with WorkerClient(folders=quick, log=deep / "Protokoll é.log") as client:
+    with WorkerClient(sys.executable, folders=quick, log=deep / "Protokoll é.log") as client:
         assert "肝" in str(client.folder)
         wanted = segment(client, image, random_model, output=str(deep / "Ergebnis 肝.seg.nrrd"))
         told = client.wait(client.request("segment", wanted), PATIENCE)
@@ -211,6 +211,8 @@ def test_cancel_stops_between_windows_and_the_same_worker_goes_on(
     output.unlink(missing_ok=True)
     assert client.hello is not None
     pid = client.hello["pid"]
+    with pytest.raises(TimeoutError, match="segment"):
+        client.wait(request, 0.0)
     client.cancel()
     error = failed(client, request)
     assert error.cancelled
@@ -240,7 +242,7 @@ def test_a_worker_that_cannot_stop_is_killed_and_the_next_request_works(
 ) -> None:
     pipe = tmp_path / "hangs.nrrd"
     os.mkfifo(pipe)
-    with WorkerClient(folders=quick, grace=0.2) as client:
+    with WorkerClient(sys.executable, folders=quick, grace=0.2) as client:
         # Reading a pipe that nobody writes to waits for ever, inside of a library.
         request = client.request(
             "forecast", ForecastParameters(str(pipe), "demo"), progress=lambda step: client.cancel()
@@ -260,7 +262,7 @@ def test_a_worker_that_cannot_stop_is_killed_and_the_next_request_works(
 def test_a_crash_in_the_middle_is_reported_and_the_next_request_works(
     quick: tuple[Path, ...], scan: Path, long_scan: Path, random_model: Path, number: int, name: str
 ) -> None:
-    with WorkerClient(folders=quick) as client:
+    with WorkerClient(sys.executable, folders=quick) as client:
         request = started(client, long_scan, random_model)
         assert client.hello is not None
         pid = client.hello["pid"]
@@ -293,7 +295,7 @@ PARENT = """
 import sys
 from PartialSegWorker import SegmentParameters, WorkerClient
 scan, model, *folders = sys.argv[1:]
-client = WorkerClient(folders=folders)
+client = WorkerClient(sys.executable, folders=folders)
 wanted = SegmentParameters(scan, model, device="cpu", output=str(client.folder / "result.seg.nrrd"))
 def tell(progress):
     if progress.stage == "segment" and progress.done == 0:
@@ -324,7 +326,7 @@ def test_a_package_that_is_damaged_is_named_and_a_repair_helps_at_once(quick: tu
     damaged = tmp_path / "torch"
     damaged.mkdir()
     (damaged / "__init__.py").write_text("raise OSError('[WinError 126] error loading c10.dll')\n")
-    with WorkerClient(folders=(tmp_path, *quick)) as client:
+    with WorkerClient(sys.executable, folders=(tmp_path, *quick)) as client:
         assert client.wait(client.request("models"), PATIENCE)["models"]
         error = failed(client, client.request("devices"))
         assert error.code == "installation"
@@ -343,7 +345,7 @@ def test_a_python_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 def test_a_python_without_our_packages_says_so_in_the_log(tmp_path: Path) -> None:
-    with WorkerClient(folders=[tmp_path]) as client:
+    with WorkerClient(sys.executable, folders=[tmp_path]) as client:
         error = failed(client, client.request("models"))
         assert error.code == "worker-start"
         assert "No module named PartialSegWorker" in error.log
@@ -366,14 +368,16 @@ sys.stdin.readline()
 print(json.dumps({"id": 1, "event": "result", "result": {"protocol": 99}}), flush=True)
 sys.stdin.readline()
 """
-    with WorkerClient(folders=other_worker(tmp_path, code)) as client:
+    with WorkerClient(sys.executable, folders=other_worker(tmp_path, code)) as client:
         error = failed(client, client.request("models"))
         assert (error.code, client.running) == ("protocol-version", False)
         assert "99" in error.message
 
 
 def test_a_worker_that_says_nothing_is_given_up(tmp_path: Path) -> None:
-    with WorkerClient(folders=other_worker(tmp_path, "import time\ntime.sleep(600)\n"), start_timeout=0.3) as client:
+    with WorkerClient(
+        sys.executable, folders=other_worker(tmp_path, "import time\ntime.sleep(600)\n"), start_timeout=0.3
+    ) as client:
         error = failed(client, client.request("models"))
         assert (error.code, client.running) == ("worker-start", False)
 
@@ -385,7 +389,7 @@ deaf = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], 
 open({str(tmp_path / "pid")!r}, "w").write(str(deaf.pid) + " ")
 time.sleep(600)
 """
-    client = WorkerClient(folders=other_worker(tmp_path, code))
+    client = WorkerClient(sys.executable, folders=other_worker(tmp_path, code))
     client.request("models")
     polled(client, lambda: (tmp_path / "pid").is_file() and (tmp_path / "pid").read_text().endswith(" "))
     pid = int((tmp_path / "pid").read_text())
@@ -395,7 +399,7 @@ time.sleep(600)
 
 
 def test_the_folder_is_private_and_goes_with_the_client(quick: tuple[Path, ...]) -> None:
-    client = WorkerClient(folders=quick)
+    client = WorkerClient(sys.executable, folders=quick)
     client.wait(client.request("models"), PATIENCE)
     folder = client.folder
     if sys.platform != "win32":
@@ -421,3 +425,30 @@ def test_an_exception_of_a_callback_costs_no_message(client: WorkerClient) -> No
         client.wait(second, PATIENCE)
     assert first.result is not None
     assert client.wait(second, PATIENCE)["models"]
+
+
+@pytest.mark.parametrize("outcome", ["done", "failed", "cancelled"])
+def test_a_callback_may_close_the_client(quick: tuple[Path, ...], outcome: str) -> None:
+    with WorkerClient(sys.executable, folders=quick) as client:
+
+        def close(told: object) -> None:
+            client.close()
+
+        first = client.request("models" if outcome != "failed" else "nonesuch", done=close, failed=close)
+        second = client.request("models")
+        if outcome == "cancelled":
+            client.cancel(first)
+        polled(client, lambda: first.finished)
+        client.poll()
+        assert second.error is not None
+        assert second.error.cancelled
+        assert not client.running
+
+
+def test_a_private_folder_that_was_cleaned_away_is_made_anew(quick: tuple[Path, ...]) -> None:
+    with WorkerClient(sys.executable, folders=quick) as client:
+        lost = client.folder
+        lost.rmdir()
+        assert client.wait(client.request("models"), PATIENCE)["models"]
+        assert client.folder != lost
+        assert client.folder.is_dir()
