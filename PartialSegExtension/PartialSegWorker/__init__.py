@@ -5,8 +5,9 @@ Slicer's own process imports this package and no torch: :class:`WorkerClient` st
 is ``server.py``, which passes requests to ``engine.py``, the one file that calls the library.
 """
 
-from PartialSegWorker.client import Request, WorkerClient
+from PartialSegWorker.client import WorkerClient
 from PartialSegWorker.errors import WorkerError
 from PartialSegWorker.parameters import ForecastParameters, SegmentParameters
+from PartialSegWorker.request import Request
 
 __all__ = ["ForecastParameters", "Request", "SegmentParameters", "WorkerClient", "WorkerError"]

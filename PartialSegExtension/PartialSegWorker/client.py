@@ -31,6 +31,7 @@ from PartialSegWorker.errors import (
 )
 from PartialSegWorker.parameters import CancelParameters, HelloParameters, Parameters
 from PartialSegWorker.protocol import VERSION, Call, Message, decode, encode, progress_of
+from PartialSegWorker.request import Request
 
 #: Lines of the log that an error carries: Python's account of a crash lists every thread.
 LOG_LINES = 100
@@ -38,57 +39,6 @@ LOG_LINES = 100
 _LOG_BYTES = 32 * 1024
 #: Seconds between two looks at the clock while something is waited for.
 _TICK = 0.05
-
-
-class Request:
-    """One request and its outcome.
-
-    Parameters
-    ----------
-    name : str
-        What is wanted.
-    parameters : dict
-        With what.
-    done : callable, optional
-        Called with the result (dict).
-    failed : callable, optional
-        Called with the :class:`WorkerError`; also when the user cancelled.
-    progress : callable, optional
-        Called with each :class:`~PartialSegLib.progress.Progress`.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        parameters: Message,
-        done: Callable[[Message], object] | None = None,
-        failed: Callable[[WorkerError], object] | None = None,
-        progress: Callable[[Progress], object] | None = None,
-    ) -> None:
-        self.name = name
-        self.parameters = parameters
-        self.result: Message | None = None
-        self.error: WorkerError | None = None
-        self._done, self._failed, self._progress = done, failed, progress
-
-    @property
-    def finished(self) -> bool:
-        """Whether there is a result or an error."""
-        return self.result is not None or self.error is not None
-
-    def _report(self, progress: Progress) -> None:
-        if self._progress is not None:
-            self._progress(progress)
-
-    def _succeed(self, result: Message) -> None:
-        self.result = result
-        if self._done is not None:
-            self._done(result)
-
-    def _fail(self, error: WorkerError) -> None:
-        self.error = error
-        if self._failed is not None:
-            self._failed(error)
 
 
 class WorkerClient:
@@ -297,10 +247,10 @@ class WorkerClient:
 
     def _refuse_cancelled(self) -> None:
         """Finish requests that were cancelled before the worker got them."""
-        for item in [item for item in self._waiting if item in self._cancelled]:
+        while item := next((item for item in self._waiting if item in self._cancelled), None):
             self._waiting.remove(item)
             self._cancelled.discard(item)
-            item._fail(WorkerError(CANCELLED, f"Stopped by the user before '{item.name}' began."))
+            item.fail(WorkerError(CANCELLED, f"Stopped by the user before '{item.name}' began."))
 
     def _start(self) -> None:
         command = [self._python, "-m", "PartialSegWorker", "--folder", str(self.folder)]
@@ -308,7 +258,7 @@ class WorkerClient:
         try:
             self._child = Child(command, environment, self.folder, self.log)
         except OSError as error:
-            self._waiting.popleft()._fail(
+            self._waiting.popleft().fail(
                 WorkerError(
                     WORKER_START,
                     f"The worker cannot be started with '{self._python}': {error}.",
@@ -350,16 +300,16 @@ class WorkerClient:
             # The answer to a cancel.
             return
         elif kind == "progress":
-            current._report(progress_of(event))
+            current.report(progress_of(event))
         elif kind == "result":
             self._finish()
-            current._succeed(event["result"])
+            current.succeed(event["result"])
         elif kind == "error":
             if event["code"] == InstallationError.code:
                 # A Python that failed to import a package keeps half of it: after a repair only a new one helps.
                 self._drop(0.0)
             self._finish()
-            current._fail(WorkerError.from_event(event))
+            current.fail(WorkerError.from_event(event))
 
     def _greeted(self, event: Message) -> None:
         """Take the worker's hello, or part with a worker that we do not understand."""
@@ -391,7 +341,7 @@ class WorkerClient:
         self._drop(0.0)
         self._finish()
         if current is not None:
-            current._fail(
+            current.fail(
                 WorkerError(
                     CANCELLED, f"Stopped by the user; the worker was killed, because it went on for {self._grace:g} s."
                 )
@@ -404,13 +354,13 @@ class WorkerClient:
         how = describe_exit(status)
         self._finish()
         if cancelled and current is not None:
-            current._fail(WorkerError(CANCELLED, f"Stopped by the user; the worker ended ({how}).", log=log))
+            current.fail(WorkerError(CANCELLED, f"Stopped by the user; the worker ended ({how}).", log=log))
         elif current is not None:
             hint = "The next run starts a new worker."
             if status in (-9, 137):
                 hint = f"The system may have run out of memory: choose fewer tasks or a region of interest. {hint}"
             message = f"The worker ended during '{current.name}': {how}."
-            current._fail(WorkerError(WORKER_CRASHED, message, hint, log=log))
+            current.fail(WorkerError(WORKER_CRASHED, message, hint, log=log))
         elif not greeted:
             self._give_up(
                 WORKER_START,
@@ -425,7 +375,7 @@ class WorkerClient:
         if self._waiting:
             item = self._waiting.popleft()
             self._cancelled.discard(item)
-            item._fail(WorkerError(code, message, hint, log=log))
+            item.fail(WorkerError(code, message, hint, log=log))
 
     def _finish(self) -> None:
         """Forget the request that was worked on."""

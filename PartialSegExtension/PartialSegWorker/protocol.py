@@ -82,16 +82,16 @@ def encode(message: Message) -> bytes:
     return json.dumps(message, allow_nan=False, separators=(",", ":")).encode("ascii") + b"\n"
 
 
-def decode(line: bytes) -> Message:
-    """Return the message of a line.
+def decode(line: bytes, longest: int | None = None) -> Message:
+    """Return the message of a line, which may have up to `longest` bytes.
 
     Raises
     ------
     ProtocolError
         When the line is too long, is no JSON in UTF-8, or no object.
     """
-    if len(line) > LONGEST_LINE:
-        raise ProtocolError(f"The message is longer than {LONGEST_LINE} bytes.", "Pass large data as files.")
+    if longest is not None and len(line) > longest:
+        raise ProtocolError(f"The message is longer than {longest} bytes.", "Pass large data as files.")
     try:
         message = json.loads(line.decode("utf-8"))
     except (ValueError, RecursionError) as error:

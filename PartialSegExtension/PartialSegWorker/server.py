@@ -31,7 +31,16 @@ from PartialSegWorker.parameters import (
     NoParameters,
     SegmentParameters,
 )
-from PartialSegWorker.protocol import VERSION, Call, Message, decode, error_event, progress_event, result_event
+from PartialSegWorker.protocol import (
+    LONGEST_LINE,
+    VERSION,
+    Call,
+    Message,
+    decode,
+    error_event,
+    progress_event,
+    result_event,
+)
 
 #: Seconds between two progress events of one stage: more than a screen shows help nobody.
 _INTERVAL = 0.05
@@ -103,7 +112,7 @@ class Server:
         for line in self._channel.lines():
             number: int | None = None
             try:
-                message = decode(line)
+                message = decode(line, LONGEST_LINE)
                 number = message["id"] if type(message.get("id")) is int else None
                 call = Call.from_message(message)
                 if call.name == "shutdown":

@@ -437,7 +437,7 @@ def test_a_callback_may_close_the_client(quick: tuple[Path, ...], outcome: str) 
         first = client.request("models" if outcome != "failed" else "nonesuch", done=close, failed=close)
         second = client.request("models")
         if outcome == "cancelled":
-            client.cancel(first)
+            client.cancel()
         polled(client, lambda: first.finished)
         client.poll()
         assert second.error is not None

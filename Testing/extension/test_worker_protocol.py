@@ -172,6 +172,13 @@ def test_every_text_comes_through_as_one_line(text: str) -> None:
     assert Call.from_message(decode(line)).parameters == {"image": text}
 
 
+def test_an_answer_may_be_longer_than_a_request() -> None:
+    line = encode({"models": ["x" * 100] * (LONGEST_LINE // 50)})
+    assert len(decode(line)["models"]) == LONGEST_LINE // 50
+    with pytest.raises(ProtocolError, match="longer"):
+        decode(line, LONGEST_LINE)
+
+
 def test_a_number_that_json_does_not_have_is_not_sent() -> None:
     with pytest.raises(ValueError, match="JSON"):
         encode({"total": float("nan")})
