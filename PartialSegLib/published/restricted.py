@@ -4,19 +4,31 @@ Checkpoints of PyTorch and plans of nnU-Net v1 are pickles, and a pickle is a pr
 anything. Two readers here follow one list of what a pickle may name: :func:`load_checkpoint` adds it
 to PyTorch's own ``weights_only`` reader, :func:`load_pickle` allows it and nothing more. NumPy's
 scalars and arrays are rebuilt by code of this file, because NumPy's own trusts the numbers that it
-is given. No other file of the library imports :mod:`pickle`; the formats of
-:mod:`PartialSegLib.published` call this one.
+is given.
+
+Some checkpoints keep whole program objects (a network, an optimizer) beside their weights. A third
+reader, :func:`read_inert`, takes such a pickle for a description: every name in it becomes an object
+that does nothing (:class:`Inert`), and tensors become records of where their numbers lie
+(:class:`TensorRecord`). :mod:`PartialSegLib.published.torchfiles` makes tensors of the wanted ones.
+The argument that nothing runs is short. A pickle can only call what a name of it stands for, or a
+method of what such a call returned. All names stand for the classes of this file, none of which
+imports, opens, computes or keeps anything but what :class:`TensorRecord` is told; and each has a
+``__setstate__`` of its own, so that a pickle cannot set attributes of them either.
+
+No other file of the library imports :mod:`pickle`; the formats of :mod:`PartialSegLib.published`
+call this one.
 """
 
 from __future__ import annotations
 
 import pickle
+import pickletools
 import re
 import warnings
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO, ClassVar, NamedTuple, NoReturn
 
 import numpy as np
 import torch
@@ -112,6 +124,174 @@ class _PlainPickle(pickle.Unpickler):
         return ALLOWED[named]
 
 
+class Inert:
+    """What a name stands for that is not needed: takes whatever it is given, keeps nothing, does nothing.
+
+    Every name gets a subclass of its own, for messages.
+    """
+
+    __slots__ = ()
+    #: The name in the pickle.
+    named: ClassVar[str] = ""
+
+    def __new__(cls, *_: Any, **__: Any) -> Inert:
+        return object.__new__(cls)
+
+    def _ignore(self, *_: Any, **__: Any) -> Inert:
+        return self
+
+    # Whatever a pickle may do to an object: call, set the state of, and fill it.
+    __call__ = __setstate__ = __setitem__ = append = extend = add = _ignore
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        pass
+
+
+class StorageRecord(NamedTuple):
+    """Numbers that lie somewhere in the file: their type, the name of their place, and how many."""
+
+    dtype: torch.dtype
+    key: str
+    count: int
+
+
+class Described(NamedTuple):
+    """What :func:`read_inert` returns: the content, and every storage that it refers to, by its key."""
+
+    content: Any
+    storages: dict[str, StorageRecord]
+
+
+class TensorRecord:
+    """A tensor as a pickle describes it; nothing about it is checked yet.
+
+    Attributes are those of ``torch._utils._rebuild_tensor``, in numbers of elements.
+    """
+
+    __slots__ = ("offset", "shape", "storage", "strides")
+
+    def __init__(self, storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> None:
+        self.storage, self.offset, self.shape, self.strides = storage, offset, shape, strides
+
+    def __setstate__(self, state: Any) -> None:
+        raise pickle.UnpicklingError("a tensor is changed after it was made")
+
+
+class _Parameter:
+    """Stand in for ``torch._utils._rebuild_parameter``: the tensor in it."""
+
+    def __new__(cls, data: Any, *_: Any) -> Any:
+        return data
+
+    def __setstate__(self, state: Any) -> None:
+        raise pickle.UnpicklingError("a parameter is changed after it was made")
+
+
+class NamedRecords(dict[Any, Any]):
+    """Stand in for ``collections.OrderedDict``, without the attributes that state dictionaries give it."""
+
+    __slots__ = ()
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+class _StorageType(Inert):
+    """A type of numbers, such as ``torch.FloatStorage``."""
+
+    __slots__ = ()
+    dtype: ClassVar[torch.dtype]
+
+
+#: What :func:`read_inert` makes of the names that describe weights.
+_RECORDS: Mapping[str, Any] = {
+    "collections.OrderedDict": NamedRecords,
+    "torch._utils._rebuild_tensor": TensorRecord,
+    "torch._utils._rebuild_tensor_v2": TensorRecord,
+    "torch._utils._rebuild_parameter": _Parameter,
+}
+_STORAGES: Mapping[str, torch.dtype] = {
+    "torch.FloatStorage": torch.float32,
+    "torch.DoubleStorage": torch.float64,
+    "torch.HalfStorage": torch.float16,
+    "torch.BFloat16Storage": torch.bfloat16,
+    "torch.LongStorage": torch.int64,
+    "torch.IntStorage": torch.int32,
+    "torch.ShortStorage": torch.int16,
+    "torch.CharStorage": torch.int8,
+    "torch.ByteStorage": torch.uint8,
+    "torch.BoolStorage": torch.bool,
+    "torch.ComplexFloatStorage": torch.complex64,
+    "torch.ComplexDoubleStorage": torch.complex128,
+}
+
+
+class _InertPickle(pickle.Unpickler):
+    """A pickle of ``torch.save`` that may name anything, and gets nothing but records for it."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        super().__init__(stream, encoding="utf-8")  # texts of Python 2
+        self._names: dict[str, Any] = dict(_RECORDS)
+        self.storages: dict[str, StorageRecord] = {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Return what stands for a name; nothing is imported."""
+        named = f"{module}.{name}"
+        if named not in self._names:
+            fields: dict[str, Any] = {"__slots__": (), "named": named}
+            if named in _STORAGES:
+                self._names[named] = type("StorageType", (_StorageType,), fields | {"dtype": _STORAGES[named]})
+            else:
+                self._names[named] = type("Foreign", (Inert,), fields)
+        return self._names[named]
+
+    def persistent_load(self, pid: Any) -> Any:
+        """Return the record of a storage, or the name of a module, which the older layout keeps with its source."""
+        match pid:
+            case ("module", kind, *_):
+                return kind
+            case ("storage", type() as kind, str(key), _, int(count), *view) if not any(view):
+                if not issubclass(kind, _StorageType):
+                    return Inert()  # of a type that no weights have, such as quantized numbers
+                record = StorageRecord(kind.dtype, key, count)
+                if self.storages.setdefault(key, record) != record:
+                    raise pickle.UnpicklingError(f"storage '{key}' is described in two ways")
+                return record
+        raise pickle.UnpicklingError("it refers to numbers in an unknown way")
+
+
+def read_inert(stream: BinaryIO) -> Described:
+    """Read one pickle of a checkpoint for the weights in it, without building anything else.
+
+    Parameters
+    ----------
+    stream : binary file
+        Seekable; left behind the pickle.
+
+    Returns
+    -------
+    Described
+        Its content is numbers, texts and plain containers, with :class:`NamedRecords` for ordered
+        dictionaries, :class:`TensorRecord` for tensors and :class:`Inert` for all other objects.
+
+    Raises
+    ------
+    Exception
+        Of any kind when it is damaged; :func:`refuse` makes a message of it.
+    """
+    start = stream.tell()
+    for count, (operation, argument, _) in enumerate(pickletools.genops(stream)):
+        # The memo is a list as long as the largest index: five bytes could ask for gigabytes.
+        if operation.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument is not None and argument > count:
+            raise pickle.UnpicklingError("it remembers more objects than it has")
+    end = stream.tell()
+    stream.seek(start)
+    reader = _InertPickle(stream)
+    content = reader.load()
+    stream.seek(end)
+    return Described(content, reader.storages)
+
+
 def load_checkpoint(path: str | Path, *, mapped: bool = False) -> Any:
     """Read a file of ``torch.save``, of the layout of PyTorch 1.6 (zip) or the older one.
 
@@ -151,7 +331,7 @@ def load_checkpoint(path: str | Path, *, mapped: bool = False) -> Any:
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and is_zip)
     except Exception as error:  # a damaged pickle fails in any way: IndexError, KeyError, struct.error ...
-        _refuse(path, error, "checkpoint of PyTorch")
+        refuse(path, error, "checkpoint of PyTorch")
 
 
 def load_pickle(stream: BinaryIO, source: str | Path) -> Any:
@@ -177,10 +357,10 @@ def load_pickle(stream: BinaryIO, source: str | Path) -> Any:
     try:
         return _PlainPickle(stream).load()
     except Exception as error:  # a damaged pickle fails in any way: IndexError, KeyError, struct.error ...
-        _refuse(source, error, "pickle")
+        refuse(source, error, "pickle")
 
 
-def _refuse(source: str | Path, error: Exception, kind: str) -> NoReturn:
+def refuse(source: str | Path, error: Exception, kind: str) -> NoReturn:
     """Say why a file is not read: what it wanted to call, or that it is damaged."""
     found = _REFUSED.search(str(error)) if isinstance(error, pickle.UnpicklingError) else None
     if found:
