@@ -27,6 +27,7 @@ from PartialSegLib.networks.multitalent import (
     SwinUNETRParameters,
     UNetParameters,
 )
+from PartialSegLib.networks.nnunet import NnUNetLabels, NnUNetParameters, NnUNetRegions
 from PartialSegLib.networks.tgnet import TGNet, TGNetParameters
 from PartialSegLib.networks.u2net import IndependentU2Net, IndependentU2NetParameters, U2Net, U2NetParameters
 from PartialSegLib.structures import LabelSpace
@@ -48,6 +49,8 @@ NETWORKS: dict[str, tuple[type[PartialLabelNetwork], type]] = {
     "IndependentU2Net": (IndependentU2Net, IndependentU2NetParameters),
     "KiTS21Pretraining": (KiTS21Pretraining, KiTS21PretrainingParameters),
     "KiTS21": (KiTS21, KiTS21Parameters),
+    "NnUNetLabels": (NnUNetLabels, NnUNetParameters),
+    "NnUNetRegions": (NnUNetRegions, NnUNetParameters),
 }
 
 __all__ = [
@@ -72,6 +75,9 @@ __all__ = [
     "MultiTalentResEncUNet",
     "MultiTalentSwinUNETR",
     "MultiTalentUNet",
+    "NnUNetLabels",
+    "NnUNetParameters",
+    "NnUNetRegions",
     "PartialLabelNetwork",
     "PointwiseLayer",
     "ResEncUNetParameters",

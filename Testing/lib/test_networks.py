@@ -28,6 +28,14 @@ BOTTLENECKS: dict[str, Any] = {
     "rates": [1, 2],
     "map_channels": 4,
 }
+#: The stages as plans of nnU-Net name them.
+NNUNET: dict[str, Any] = {
+    "features_per_stage": STAGES["features"],
+    "kernel_sizes": STAGES["kernels"],
+    "strides": STAGES["strides"],
+    "encoder": [1, 2, 1],
+    "decoder": [2, 1],
+}
 #: A small version of each network. A network without one fails the first test.
 SMALL: dict[str, dict[str, Any]] = {
     "DoDNet": {**SMALLEST, "head_width": 4},
@@ -45,6 +53,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "IndependentU2Net": {"channels": 4, "halvings": [3, 3, 3]},
     "KiTS21Pretraining": BOTTLENECKS,
     "KiTS21": BOTTLENECKS,
+    "NnUNetLabels": {**NNUNET, "architecture": "PlainConvUNet"},
+    "NnUNetRegions": {**NNUNET, "architecture": "ResidualEncoderUNet"},
 }
 SPACES = ("mots", "btcv", "kits21")
 #: Networks that answer every task alike, which is what they are compared for.
