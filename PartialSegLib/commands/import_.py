@@ -18,6 +18,7 @@ examples:
   partialseg import MOTS_DynConv_checkpoint.pth --spacing paper --as dodnet-paper-spacing
   partialseg import Task100_MultiTalent.zip --network unet
   partialseg import nnUNet/3d_fullres/Task100_MultiTalent --fold each
+  partialseg import universal_Task02_Heart_Task03_Liver_epoch300_190701.pth.tar --task liver
 
 docs/published-models.md says what can be imported, where it comes from and what is known of it.
 Files are read so that nothing in them can run."""
@@ -28,8 +29,8 @@ def register(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "import",
         help="turn published weights into a model",
-        description="Turn a published checkpoint (DoDNet, MultiTalent) into an installed model. The file is only read. "
-        f"Models go to the model folder, which the environment variable {catalog.FOLDER_VARIABLE} moves.",
+        description="Turn a published checkpoint (DoDNet, MultiTalent, 3D U2-Net) into an installed model. The file is "
+        f"only read. Models go to the model folder, which the environment variable {catalog.FOLDER_VARIABLE} moves.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -45,6 +46,7 @@ def register(subparsers: Any) -> None:
     add("--network", choices=("unet", "resenc"), help="MultiTalent: one of its networks (default: all that are there)")
     add("--fold", metavar="N", help="MultiTalent: fold 0, 1 ... or 'each' for a model of each (default: the first)")
     add("--label-space", metavar="NAME", help="name or file of the label space of a fine-tuned network")
+    add("--task", metavar="KEY", help="3D U2-Net: one of its tasks (default: a model of each)")
     add("--overwrite", action="store_true", help="replace an installed model of the same name")
     add("--json", action="store_true", help="print as JSON")
     parser.set_defaults(run=run)
@@ -55,7 +57,14 @@ def run(arguments: argparse.Namespace) -> int:
     from PartialSegLib.published import ImportOptions
     from PartialSegLib.published.importing import import_models
 
-    options = ImportOptions(arguments.name, arguments.spacing, arguments.network, arguments.fold, arguments.label_space)
+    options = ImportOptions(
+        name=arguments.name,
+        spacing=arguments.spacing,
+        network=arguments.network,
+        fold=arguments.fold,
+        label_space=arguments.label_space,
+        task=arguments.task,
+    )
     bundles = import_models(arguments.path, options, overwrite=arguments.overwrite)
     if arguments.json:
         print(json.dumps({"models": [describe(bundle) for bundle in bundles]}, indent=1, ensure_ascii=False))

@@ -45,6 +45,8 @@ class ImportOptions:
         Which fold of a cross-validation (``0``), or ``each`` for all of them.
     label_space : str, optional
         Name of a label space of the library, or a file: what the outputs of a fine-tuned network are.
+    task : str, optional
+        Key of one task, where every task becomes a model of its own.
     """
 
     name: str | None = None
@@ -52,6 +54,7 @@ class ImportOptions:
     network: str | None = None
     fold: str | None = None
     label_space: str | None = None
+    task: str | None = None
 
 
 class PublishedFormat(ABC):

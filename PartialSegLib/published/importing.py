@@ -69,7 +69,7 @@ def import_models(
     if options.name is not None and len(choices) > 1:
         raise BundleError(
             f"'{path}' holds {len(choices)} models, which cannot all be named '{options.name}'.",
-            "Choose one with --network and --fold, or leave out --as.",
+            "Choose one with --network, --fold or --task, or leave out --as.",
         )
     folder = catalog.model_folder() if folder is None else folder
     return [_install(published, path, choice, folder, overwrite=overwrite) for choice in choices]

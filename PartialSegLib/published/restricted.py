@@ -152,7 +152,7 @@ class StorageRecord(NamedTuple):
 
     dtype: torch.dtype
     key: str
-    count: int
+    numbers: int
 
 
 class Described(NamedTuple):

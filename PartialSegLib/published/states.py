@@ -50,7 +50,7 @@ def find_state(document: Any, source: str | Path) -> dict[str, Tensor]:
     for name, value in named.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise BundleError(f"{source}: '{name}' is no weight, but {type(value).__name__}.", _ANOTHER)
-        own = _without_prefix(name)
+        own = without_prefix(name)
         if own in state:
             raise BundleError(f"{source} has the weight '{own}' twice.", _ANOTHER)
         state[own] = value
@@ -65,9 +65,7 @@ def glance(path: Path) -> dict[str, tuple[int, ...]]:
         named = _unwrapped(load_checkpoint(path, mapped=True))
     except BundleError:
         return {}
-    return {
-        _without_prefix(str(name)): tuple(value.shape) for name, value in named.items() if isinstance(value, Tensor)
-    }
+    return {without_prefix(str(name)): tuple(value.shape) for name, value in named.items() if isinstance(value, Tensor)}
 
 
 def _unwrapped(document: Any) -> Mapping[Any, Any]:
@@ -77,7 +75,7 @@ def _unwrapped(document: Any) -> Mapping[Any, Any]:
     return next((document[key] for key in WRAPPERS if isinstance(document.get(key), Mapping)), document)
 
 
-def _without_prefix(name: str) -> str:
+def without_prefix(name: str) -> str:
     """Remove what wrappers for several GPUs put before a name, once for each of them."""
     return _PARALLEL.sub("", name)
 

@@ -90,13 +90,13 @@ class _Stream(_Layout):
         place = stream.tell()
         for key in order:
             self._places[key] = place
-            place += 8 + max(storages[key].count, 0) * storages[key].dtype.itemsize
+            place += 8 + max(storages[key].numbers, 0) * storages[key].dtype.itemsize
 
     def numbers(self, storage: StorageRecord) -> bytes:
         self._stream.seek(self._places[storage.key])
         (count,) = struct.unpack("<q", self._stream.read(8))
-        if count != storage.count:
-            raise ValueError(f"storage '{storage.key}' has {count} numbers, not {storage.count}")
+        if count != storage.numbers:
+            raise ValueError(f"storage '{storage.key}' has {count} numbers, not {storage.numbers}")
         return self._stream.read(count * storage.dtype.itemsize)
 
 
@@ -200,8 +200,8 @@ def _tensor(name: str, record: TensorRecord, layout: _Layout, storages: dict[Sto
     if len(shape) != len(strides) or len(shape) > _MOST_AXES:
         raise ValueError(f"the weight '{name}' has {len(shape)} axes and {len(strides)} strides")
     last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
-    if math.prod(shape) > storage.count or (0 not in shape and last >= storage.count):
-        raise ValueError(f"the weight '{name}' of {shape} is larger than its {storage.count} numbers in the file")
+    if math.prod(shape) > storage.numbers or (0 not in shape and last >= storage.numbers):
+        raise ValueError(f"the weight '{name}' of {shape} is larger than its {storage.numbers} numbers in the file")
     if storage not in storages:
         storages[storage] = _numbers(name, storage, layout)
     return storages[storage].as_strided(shape, strides, offset if math.prod(shape) else 0)
@@ -210,8 +210,8 @@ def _tensor(name: str, record: TensorRecord, layout: _Layout, storages: dict[Sto
 def _numbers(name: str, storage: StorageRecord, layout: _Layout) -> Tensor:
     """Return all numbers of a storage, one-dimensional."""
     data = layout.numbers(storage)
-    if len(data) != storage.count * storage.dtype.itemsize:
-        raise ValueError(f"the numbers of the weight '{name}' are {len(data)} bytes, not {storage.count} of them")
+    if len(data) != storage.numbers * storage.dtype.itemsize:
+        raise ValueError(f"the numbers of the weight '{name}' are {len(data)} bytes, not {storage.numbers} of them")
     if not data:
         return torch.empty(0, dtype=storage.dtype)
     return torch.frombuffer(bytearray(data), dtype=storage.dtype)
