@@ -149,7 +149,7 @@ class Backbone(nn.Module):
 
     def heads(self) -> list[nn.Conv3d]:
         """Return the 1x1x1 convolution of every stage of the decoder, finest first."""
-        return list(cast(nn.ModuleList, self.decoder.seg_layers))[::-1]  # type: ignore[arg-type]
+        return cast("list[nn.Conv3d]", list(cast(nn.ModuleList, self.decoder.seg_layers))[::-1])
 
 
 class NnUNetRegions(MultiTalentNetwork):
