@@ -18,9 +18,10 @@ from torch import nn
 from PartialSegLib import catalog, cli
 from PartialSegLib.bundle import ModelBundle
 from PartialSegLib.errors import BundleError, MissingExtraError
-from PartialSegLib.images import Geometry, Image, write_image
+from PartialSegLib.images import Geometry, Image, read_image, write_image
 from PartialSegLib.networks import NnUNetLabels, NnUNetParameters, NnUNetRegions, PartialLabelNetwork, build_network
 from PartialSegLib.preparation import NNUNET_V2
+from PartialSegLib.preprocessing import prepare
 from PartialSegLib.published import ImportOptions, NnUNetV2Format
 from PartialSegLib.published.importing import find_format, import_models
 from PartialSegLib.published.nnunet_v2_labels import recognized
@@ -193,6 +194,32 @@ def test_transposed_axes_and_readers_are_an_orientation(
     assert card.preprocessing.orientation == letters
     # Spacings of plans are those of the transposed axes.
     assert card.preprocessing.spacing == (1.0, 1.5, 3.0)
+
+
+@pytest.mark.parametrize("scheme", ["CTNormalization", "ZScoreNormalization"])
+@pytest.mark.parametrize("order", [[0, 1, 2], [1, 0, 2], [2, 0, 1]], ids=str)
+@pytest.mark.filterwarnings("ignore")
+def test_images_are_prepared_as_nnunet_prepares_them(order: list[int], scheme: str, tmp_path: Path) -> None:
+    preprocessors = pytest.importorskip("nnunetv2.preprocessing.preprocessors.default_preprocessor")
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    entry = full_resolution({"architecture": architecture("plain")}, normalization_schemes=[scheme])
+    document = plans(entry, transpose_forward=order, transpose_backward=np.argsort(order).tolist())
+    recipe = card_of(files.write(tmp_path, document=document)).preprocessing
+    voxels = np.random.default_rng(3).normal(50, 120, (9, 24, 20)).astype(np.int16)
+    voxels[:, :4], voxels[-1] = 0, 0
+    write_image(Image(voxels, Geometry(voxels.shape, (0.9, 1.1, 2.5))), tmp_path / "scan.nii.gz")
+    manager = PlansManager(document)
+    wanted, *_ = preprocessors.DefaultPreprocessor(verbose=False).run_case(
+        [str(tmp_path / "scan.nii.gz")],
+        None,
+        manager,
+        manager.get_configuration("3d_fullres"),
+        files.dataset(files.LABELS),
+    )
+    found = prepare(read_image(tmp_path / "scan.nii.gz"), recipe).volume.numpy()
+    assert found.shape == wanted.shape[1:]
+    np.testing.assert_allclose(found, wanted[0], rtol=1e-3, atol=1e-3)
 
 
 def test_z_scores_are_taken_from_the_image(tmp_path: Path) -> None:
