@@ -18,6 +18,7 @@ examples:
   partialseg import MOTS_DynConv_checkpoint.pth --spacing paper --as dodnet-paper-spacing
   partialseg import Task100_MultiTalent.zip --network unet
   partialseg import nnUNet/3d_fullres/Task100_MultiTalent --fold each
+  partialseg import nnUNet_results/Dataset007_Pancreas/nnUNetTrainer__nnUNetPlans__3d_fullres
   partialseg import universal_Task02_Heart_Task03_Liver_epoch300_190701.pth.tar --task liver
 
 docs/published-models.md says what can be imported, where it comes from and what is known of it.
@@ -29,8 +30,8 @@ def register(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "import",
         help="turn published weights into a model",
-        description="Turn a published checkpoint (DoDNet, MultiTalent, 3D U2-Net) into an installed model. The file is "
-        f"only read. Models go to the model folder, which the environment variable {catalog.FOLDER_VARIABLE} moves.",
+        description="Turn a published checkpoint (DoDNet, MultiTalent, 3D U2-Net) or a trained folder of nnU-Net v2 into an "
+        f"installed model. Files are only read. Models go to the model folder, which the environment variable {catalog.FOLDER_VARIABLE} moves.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -44,7 +45,7 @@ def register(subparsers: Any) -> None:
         "default) or after the paper (1.5 x 0.8 x 0.8 mm)",
     )
     add("--network", choices=("unet", "resenc"), help="MultiTalent: one of its networks (default: all that are there)")
-    add("--fold", metavar="N", help="MultiTalent: fold 0, 1 ... or 'each' for a model of each (default: the first)")
+    add("--fold", metavar="N", help="MultiTalent, nnU-Net: fold 0, 1 ... or 'each' for all (default: the first)")
     add("--label-space", metavar="NAME", help="name or file of the label space of a fine-tuned network")
     add("--task", metavar="KEY", help="3D U2-Net: one of its tasks (default: a model of each)")
     add("--overwrite", action="store_true", help="replace an installed model of the same name")
