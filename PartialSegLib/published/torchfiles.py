@@ -91,8 +91,11 @@ class _Stream(_Layout):
         for key in order:
             self._places[key] = place
             place += 8 + max(storages[key].numbers, 0) * storages[key].dtype.itemsize
+        self._is_whole = stream.seek(0, io.SEEK_END) >= place
 
     def numbers(self, storage: StorageRecord) -> bytes:
+        if not self._is_whole:
+            raise ValueError("it ends too early")
         self._stream.seek(self._places[storage.key])
         (count,) = struct.unpack("<q", self._stream.read(8))
         if count != storage.numbers:

@@ -11,11 +11,14 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import nnunet_v2_files
 import numpy as np
 import torch
+import u2net_files
 from torch import Tensor, nn
 
 from bundles import random_dodnet
@@ -28,7 +31,7 @@ from PartialSegLib.networks import (
     UNetParameters,
 )
 from PartialSegLib.networks.multitalent import MultiTalentNetwork
-from PartialSegLib.published import DoDNetFormat, MultiTalentFormat, PublishedFormat
+from PartialSegLib.published import DoDNetFormat, MultiTalentFormat, NnUNetV2Format, PublishedFormat, U2NetFormat
 from PartialSegLib.structures import LabelSpace
 
 SMALL_DODNET = DoDNetParameters(channels=(16, 16, 16, 32, 32), blocks=(1, 1, 1, 1, 2))
@@ -240,4 +243,7 @@ SAMPLES = {
     "MultiTalent U-Net, fold": Sample(MultiTalentFormat, lambda folder: write_unet(folder) / "fold_0", unet),
     "MultiTalent ResEnc U-Net": Sample(MultiTalentFormat, write_resenc, resenc),
     "MultiTalent ResEnc U-Net, zip": Sample(MultiTalentFormat, lambda folder: packed(write_resenc(folder)), resenc),
+    "nnU-Net v2": Sample(NnUNetV2Format, nnunet_v2_files.write, nnunet_v2_files.own_network),
+    "3D U2-Net": Sample(U2NetFormat, u2net_files.write_heart, u2net_files.heart),
+    "3D U2-Net, older layout": Sample(U2NetFormat, partial(u2net_files.write_heart, new=False), u2net_files.heart),
 }
