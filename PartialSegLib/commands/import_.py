@@ -30,8 +30,9 @@ def register(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "import",
         help="turn published weights into a model",
-        description="Turn a published checkpoint (DoDNet, MultiTalent, 3D U2-Net) or a trained folder of nnU-Net v2 into an "
-        f"installed model. Files are only read. Models go to the model folder, which the environment variable {catalog.FOLDER_VARIABLE} moves.",
+        description="Turn a published checkpoint (DoDNet, MultiTalent, 3D U2-Net) or a trained folder of nnU-Net v2 "
+        "into an installed model. Files are only read. Models go to the model folder, which the environment variable "
+        f"{catalog.FOLDER_VARIABLE} moves.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
