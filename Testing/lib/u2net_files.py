@@ -45,14 +45,14 @@ class u2net3d(nn.Module):
 
 
 def small(variant: str = "universal", label_space: LabelSpace = FIVE, decoder_kernel: int = 1) -> U2Net:
-    """Return a small network whose weights are neither zero nor equal."""
+    """Return a small network whose weights are neither zero nor equal, and the same at every call."""
     modalities = MODALITIES[: len(label_space.tasks)]
     parameters = replace(SMALL, variant=variant, modalities=modalities, decoder_kernel=decoder_kernel)
+    torch.manual_seed(0)
     network = U2Net(parameters, label_space).eval()
-    generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for weight in network.parameters():
-            weight.add_(0.1 * torch.randn(weight.shape, generator=generator))
+            weight.add_(0.1 * torch.randn_like(weight))
     return network
 
 
