@@ -283,7 +283,7 @@ def test_a_pickle_cannot_change_what_names_stand_for(named: str) -> None:
     for content in kept:
         assert isinstance(content, type)
         assert not hasattr(content, "harmful")
-        assert content.__init__ is not None
+        assert vars(content).get("__init__", "inherited") is not None
 
 
 def test_what_a_name_stands_for_takes_everything_and_keeps_nothing() -> None:
