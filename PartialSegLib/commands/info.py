@@ -28,6 +28,8 @@ PACKAGES = {
     "highdicom": "DICOM segmentations (extra: dicom)",
     "vtk": "pictures (extra: render)",
     "surface-distance": "surface distances (extra: evaluation)",
+    "monai": "MultiTalent's SwinUNETR (extra: swin)",
+    "dynamic-network-architectures": "networks of nnU-Net v2 (extra: nnunet)",
 }
 
 

@@ -19,7 +19,7 @@ import torch
 
 #: Parameters of ``mallopt`` (malloc.h) with the value while memory is kept and the library's default.
 _TRIM_THRESHOLD = (-1, -1, 128 * 1024)
-_TOP_PAD = (-2, 64 * 2**20, 128 * 1024)
+_TOP_PAD = (-2, 8 * 2**20, 128 * 1024)
 _MAPPED_BLOCKS = (-4, 0, 65536)
 
 

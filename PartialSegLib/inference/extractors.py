@@ -124,10 +124,14 @@ def make_extractor(
     half : bool
         Use float16; on a GPU only.
     """
-    compiles = network.features_compile and not network.features_depend_on_task
-    if device.type == "cpu" and openvino_installed() and compiles:
+    if device.type == "cpu" and runs_on_openvino(network):
         return OpenVINOExtractor(network, window)
     return TorchExtractor(network, device, half=half and device.type != "cpu")
+
+
+def runs_on_openvino(network: PartialLabelNetwork) -> bool:
+    """Whether OpenVINO computes the features of a network on the CPU here."""
+    return openvino_installed() and network.features_compile and not network.features_depend_on_task
 
 
 def openvino_installed() -> bool:

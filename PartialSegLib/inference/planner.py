@@ -23,6 +23,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from PartialSegLib.inference.division import Division
+from PartialSegLib.inference.extractors import runs_on_openvino
 from PartialSegLib.inference.slabs import block_voxels
 from PartialSegLib.inference.windows import WindowGrid
 from PartialSegLib.networks.blocks import fold_weight_standardization
@@ -78,12 +79,15 @@ class NetworkCosts:
         Memory of the weights, float32.
     map_channels : int
         Channels of the feature map that the heads see.
+    scratch_bytes : int
+        What the engine of the CPU needs beside the intermediate results.
     """
 
     flops: int
     activation_bytes: int
     weight_bytes: int
     map_channels: int
+    scratch_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -138,7 +142,9 @@ def network_costs(network: PartialLabelNetwork, window: tuple[int, int, int]) ->
         ghost.features(image, task)
     with torch.no_grad(), _LiveBytes() as live:
         channels = ghost.features(image, task).map.shape[1]
-    return NetworkCosts(flops.get_total_flops(), live.peak, weight_bytes(network), channels)
+    # PyTorch unfolds the 3x3x3 neighborhoods of images with few channels for their first convolution.
+    scratch = 0 if runs_on_openvino(network) else 27 * image.numel() * 4
+    return NetworkCosts(flops.get_total_flops(), live.peak, weight_bytes(network), channels, scratch)
 
 
 def weight_bytes(network: nn.Module) -> int:
@@ -188,7 +194,7 @@ def forecast(
     on_host = loaded + (stitching if plan.ring_device.type == "cpu" else 0)
     on_device = stitching if plan.ring_device.type != "cpu" else 0
     if plan.device.type == "cpu":
-        on_host += network
+        on_host += network + costs.scratch_bytes
     else:
         on_device += network
     resampling = volume + grid.crop_shape[0] * grid.shape[1] * grid.shape[2] * 4

@@ -178,7 +178,9 @@ class Predictor:
         prepared_at = time.perf_counter()
         outcome, expected, taken = self._run(prepared, structures, chosen, monitor, "segment", uncertainty)
         segmented_at = time.perf_counter()
-        masks = outcome.masks if asked is None else _clip(outcome.masks, prepared.grid, asked)
+        grid = prepared.grid
+        del prepared  # the resampled image, before components ask for memory
+        masks = outcome.masks if asked is None else _clip(outcome.masks, grid, asked)
         described = tuple(self.label_space.structure(key) for key in structures)
         segmentation = Segmentation(image.geometry, described, masks, algorithm=self.algorithm)
         segmentation = apply_rules(segmentation, self.label_space)
@@ -203,7 +205,7 @@ class Predictor:
         if not uncertainty or outcome.entropy is None:
             return Result(segmentation, report)
         report["uncertainty"] = {key: round(outcome.structure_entropy[key], 4) for key in structures}
-        entropy = prepared.grid.restore_array(outcome.entropy.astype(np.float32), 0.0)
+        entropy = grid.restore_array(outcome.entropy.astype(np.float32), 0.0)
         return Result(segmentation, report, Image(entropy, image.geometry))
 
     @property
