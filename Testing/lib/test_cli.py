@@ -310,7 +310,12 @@ def test_ctrl_c_stops_before_the_next_window_and_writes_nothing(
 
 def test_ctrl_c_outside_of_long_work_ends_with_130(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setattr(info, "collect", lambda: signal.raise_signal(signal.SIGINT))
-    assert call("info") == 130
+    # Processes that a shell starts in the background ignore it.
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert call("info") == 130
+    finally:
+        signal.signal(signal.SIGINT, inherited)
     assert capsys.readouterr().err == "partialseg: error: Stopped by the user.\n"
 
 
