@@ -19,7 +19,8 @@ from pathlib import Path
 
 import torch
 
-from PartialSegTraining.recipe import Recipe, load_recipe
+from PartialSegTraining.recipe import Recipe
+from PartialSegTraining.recipefiles import load_recipe
 from PartialSegTraining.trainer import Trainer, choose_device
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))

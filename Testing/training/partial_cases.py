@@ -12,7 +12,8 @@ import torch
 from PartialSegLib.images import Geometry, Image, write_image
 from PartialSegLib.structures import LabelSpace
 from PartialSegTraining.cache import CachedCase, Level
-from PartialSegTraining.recipe import Recipe, load_recipe
+from PartialSegTraining.recipe import Recipe
+from PartialSegTraining.recipefiles import load_recipe
 
 SPACE = LabelSpace.named("mots")
 GEOMETRY = Geometry((20, 24, 28), (2.0, 2.0, 2.5), (10.0, -20.0, 5.0))

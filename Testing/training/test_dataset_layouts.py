@@ -36,7 +36,7 @@ from PartialSegTraining.cases import Case, GridError, LabelError, MissingFileErr
 from PartialSegTraining.datasets.contract import DatasetFiles
 from PartialSegTraining.datasets.labels import code_of, find_structure, read_label_table
 from PartialSegTraining.datasets.layouts import LAYOUTS
-from PartialSegTraining.recipe import load_recipe
+from PartialSegTraining.recipefiles import load_recipe
 
 layouts = pytest.mark.parametrize("layout", WRITERS)
 

@@ -15,7 +15,8 @@ from PartialSegLib.errors import CollectionError
 from PartialSegTraining.augmentation import AugmentationRecipe
 from PartialSegTraining.cache import CachedCase
 from PartialSegTraining.losses import LOSSES, make_loss
-from PartialSegTraining.recipe import LossRecipe, NetworkRecipe, Recipe, load_recipe
+from PartialSegTraining.recipe import LossRecipe, NetworkRecipe, Recipe
+from PartialSegTraining.recipefiles import load_recipe
 from PartialSegTraining.trainer import Trainer, run
 
 CPU = torch.device("cpu")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from PartialSegLib.errors import CollectionError
-from PartialSegTraining.recipe import load_recipe
+from PartialSegTraining.recipefiles import load_recipe
 
 
 def write(path: Path, text: str) -> Path:
@@ -25,7 +25,7 @@ def test_a_recipe_has_all_options_of_its_base_but_its_own(tmp_path: Path) -> Non
 def test_bases_have_bases(tmp_path: Path) -> None:
     options = "[optimization]\nseed = 3\n[sampling]\njitter = 0.1\n"
     first = write(tmp_path / "first.toml", f"base = 'phantom-tiny'\n{options}")
-    second = write(tmp_path / "second.toml", f"base = '{first}'\n[sampling]\njitter = 0.2\n")
+    second = write(tmp_path / "second.toml", f"base = '{first.name}'\n[sampling]\njitter = 0.2\n")
     recipe = load_recipe(second)
     assert (recipe.optimization.seed, recipe.sampling.jitter) == (3, 0.2)
 

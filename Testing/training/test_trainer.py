@@ -17,7 +17,8 @@ from PartialSegLib.bundle import ModelBundle
 from PartialSegLib.errors import CancelledError, CollectionError
 from PartialSegLib.networks import DoDNetParameters
 from PartialSegLib.progress import Monitor, Progress
-from PartialSegTraining.recipe import Recipe, load_recipe, recipe_names
+from PartialSegTraining.recipe import Recipe
+from PartialSegTraining.recipefiles import load_recipe, recipe_names
 from PartialSegTraining.schedules import averaging_decay, learning_rate
 from PartialSegTraining.state import load_checkpoint, new_state, save_checkpoint, start_from
 from PartialSegTraining.trainer import Trainer, choose_device, run, train

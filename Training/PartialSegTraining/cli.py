@@ -96,7 +96,7 @@ def _add_spacing(parser: argparse.ArgumentParser) -> None:
 def run_train(arguments: argparse.Namespace) -> int:
     """Carry out ``partialseg train`` and return its exit status."""
     from PartialSegLib import catalog
-    from PartialSegTraining.recipe import load_recipe
+    from PartialSegTraining.recipefiles import load_recipe
     from PartialSegTraining.trainer import train
 
     recipe = load_recipe(arguments.recipe)

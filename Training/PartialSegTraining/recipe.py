@@ -1,7 +1,7 @@
 """A recipe: everything that decides what a training makes, in one TOML file.
 
-Two runs of one recipe on the same cases are the same training. The recipes of the repository lie
-in ``recipes/``; :func:`load_recipe` reads them by name, or any other by path.
+Two runs of one recipe on the same cases are the same training. Read from its file by
+:mod:`PartialSegTraining.recipefiles`.
 """
 
 from __future__ import annotations
@@ -9,22 +9,16 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from PartialSegLib.bundle import Preprocessing
-from PartialSegLib.errors import CollectionError, PartialSegError
 from PartialSegLib.images import Vector
 from PartialSegLib.structures import LabelSpace
-from PartialSegTraining.tables import read_table, require
-
-_RECIPES = resources.files("PartialSegTraining") / "recipes"
+from PartialSegTraining.tables import require
 
 
 @dataclass(frozen=True)
@@ -363,59 +357,3 @@ class Recipe:
             del document["loss"]
         text = json.dumps(document, sort_keys=True, default=list)
         return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
-
-
-def recipe_names() -> list[str]:
-    """Return the names of the recipes that the repository brings."""
-    return sorted(item.name[:-5] for item in _RECIPES.iterdir() if item.name.endswith(".toml"))
-
-
-def load_recipe(name: str | Path) -> Recipe:
-    """Read a recipe of the repository by name, or any TOML file by path.
-
-    A recipe that names another one as its ``base`` says only what it does otherwise.
-
-    Raises
-    ------
-    CollectionError
-        When there is no such recipe or base, or an option is unknown, missing or out of range.
-    """
-    source = _find(name)
-    try:
-        return read_table(Recipe, _read(source), "recipe")
-    except (ValueError, PartialSegError) as error:
-        # tomllib's and unicode's errors are ValueErrors too.
-        reason = str(error).rstrip(".")
-        raise CollectionError(f"Recipe {source} cannot be used: {reason}.", "Correct that option.") from error
-
-
-def _find(name: str | Path) -> Path:
-    """Return the file of a recipe."""
-    known = recipe_names()
-    source = Path(str(_RECIPES / f"{name}.toml")) if str(name) in known else Path(name)
-    if not source.is_file():
-        raise CollectionError(f"There is no recipe '{name}'.", f"Known: {', '.join(known)}; or give a TOML file.")
-    return source
-
-
-def _read(source: Path, derived: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """Return the options of a file over those of its base; `derived` are the files that led here."""
-    if source in derived:
-        raise ValueError(f"it is its own base, by way of {derived[-1]}")
-    table = tomllib.loads(source.read_text(encoding="utf-8"))
-    if "base" not in table:
-        return table
-    base = table.pop("base")
-    if not isinstance(base, str):
-        raise ValueError(f"'base' is {base!r}, not the name of a recipe")
-    return _merged(_read(_find(base), (*derived, source)), table)
-
-
-def _merged(base: dict[str, Any], table: dict[str, Any]) -> dict[str, Any]:
-    """Return `base` with the options of `table` in place of its own, section by section."""
-    both = {key: _merged(base[key], value) for key, value in table.items() if _are_sections(base.get(key), value)}
-    return {**base, **table, **both}
-
-
-def _are_sections(first: object, second: object) -> bool:
-    return isinstance(first, dict) and isinstance(second, dict)
