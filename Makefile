@@ -1,7 +1,7 @@
 # Everything that is done with this repository. All targets make and use .venv; see 'make help'.
 
 PYTHON ?= python3
-EXTRAS ?= dev,dicom,slicer,render,evaluation,cpu
+EXTRAS ?= dev,dicom,slicer,render,evaluation,cpu,train
 JOBS ?= 2
 DEMO ?= demo
 

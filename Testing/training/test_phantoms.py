@@ -324,6 +324,18 @@ def test_several_processes_write_the_same_files(collection: Path, tmp_path: Path
             np.testing.assert_array_equal(first.voxels, second.voxels)
 
 
+def test_cases_of_the_whole_trunk_show_what_their_dataset_does_not_annotate(tmp_path: Path) -> None:
+    write_collection(tmp_path, cases_per_task=1, trunk_cases_per_task=1, test_cases=0, seed=4, spacing=TOY)
+    cases = {case.name: case for case in read_collection(tmp_path, MOTS)}
+    assert len(cases) == 14
+    trunk = cases["colon_trunk_001"]
+    assert trunk.annotated == cases["colon_001"].annotated == frozenset({"colon_tumor"})
+    seeds = json.loads((tmp_path / "collection.json").read_text())["datasets"][4]["seeds"]
+    phantom = generate_phantom(seeds["colon_trunk_001"], spacing=TOY)
+    np.testing.assert_array_equal(trunk.load()[0].voxels, phantom.image.voxels)
+    assert phantom.masks["lung_tumor"].any(), "All structures lie in the scan."
+
+
 def test_another_collection_is_not_overwritten(collection: Path) -> None:
     with pytest.raises(CollectionError, match="seed"):
         write_collection(collection, cases_per_task=1, test_cases=1, seed=5, spacing=TOY)

@@ -68,6 +68,9 @@ def _register_phantom(subparsers: Any) -> None:
     collection = kinds.add_parser("collection", help="partially labelled datasets and a fully annotated test set")
     collection.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of the collection")
     collection.add_argument("--cases-per-task", type=int, default=24, metavar="N", help="default: 24")
+    collection.add_argument(
+        "--trunk-cases-per-task", type=int, default=0, metavar="N", help="further ones of the whole trunk (default: 0)"
+    )
     collection.add_argument("--test-cases", type=int, default=8, metavar="N", help="default: 8")
     collection.add_argument("--seed", type=int, default=0, help="decides every case (default: 0)")
     _add_spacing(collection)
@@ -138,7 +141,13 @@ def run_phantom_collection(arguments: argparse.Namespace) -> int:
 
     try:
         spacing = None if arguments.spacing is None else tuple(arguments.spacing)
-        phantoms = PhantomRecipe(arguments.cases_per_task, arguments.test_cases, arguments.seed, spacing)
+        phantoms = PhantomRecipe(
+            cases_per_task=arguments.cases_per_task,
+            test_cases=arguments.test_cases,
+            seed=arguments.seed,
+            spacing=spacing,
+            trunk_cases_per_task=arguments.trunk_cases_per_task,
+        )
     except ValueError as error:
         raise CollectionError(f"Such a collection is impossible: {error}.") from error
     with terminal_monitor() as monitor:
@@ -186,6 +195,7 @@ def _write_collection(phantoms: PhantomRecipe, folder: Path, workers: int | None
     return write_collection(
         folder,
         cases_per_task=phantoms.cases_per_task,
+        trunk_cases_per_task=phantoms.trunk_cases_per_task,
         test_cases=phantoms.test_cases,
         seed=phantoms.seed,
         spacing=phantoms.spacing,

@@ -67,15 +67,19 @@ class PhantomRecipe:
         Decides every phantom.
     spacing : tuple of float, optional
         Voxel spacing (x, y, z) of all of them in millimetres; drawn per case when not given.
+    trunk_cases_per_task : int
+        Further training cases of each task, whose scans show the whole trunk.
     """
 
     cases_per_task: int
     test_cases: int
     seed: int
     spacing: Vector | None = None
+    trunk_cases_per_task: int = 0
 
     def __post_init__(self) -> None:
         require(self.cases_per_task >= 1, "cases_per_task", self.cases_per_task, "at least 1")
+        require(self.trunk_cases_per_task >= 0, "trunk_cases_per_task", self.trunk_cases_per_task, "at least 0")
         require(self.test_cases >= 0, "test_cases", self.test_cases, "at least 0")
         require(self.seed >= 0, "seed", self.seed, "at least 0")
         require(min(self.spacing or (1.0,)) > 0, "spacing", self.spacing, "positive")

@@ -32,6 +32,8 @@ from PartialSegTraining.phantoms.phantom import GENERATOR_VERSION, Phantom, gene
 
 #: Name of the file that describes a collection.
 DESCRIPTION = "collection.json"
+# Test cases take stream 0, those of a dataset its number, its cases of the whole trunk this much more.
+_TRUNK_STREAMS = 100
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
 
@@ -85,6 +87,8 @@ class CaseJob:
         Where a training case belongs; ``None`` for a test case.
     spacing : tuple of float or None
         Voxel spacing (x, y, z) in millimetres; drawn per case when ``None``.
+    trunk : bool
+        Whether its scan shows every structure, as those of test cases do.
     """
 
     root: Path
@@ -92,6 +96,7 @@ class CaseJob:
     seed: int
     dataset: Dataset | None
     spacing: Vector | None
+    trunk: bool
 
     @property
     def files(self) -> tuple[Path, Path]:
@@ -109,14 +114,15 @@ def write_collection(
     cases_per_task: int,
     test_cases: int,
     seed: int,
+    trunk_cases_per_task: int = 0,
     spacing: Vector | None = None,
     workers: int = 1,
     monitor: Monitor | None = None,
 ) -> Path:
     """Write a partially labelled collection of phantoms, or go on with an interrupted one.
 
-    Every training case shows the structures of its task and whatever else lies in its scan, but
-    only its task is annotated. Test cases show and annotate everything.
+    Every training case shows the structures of its task and whatever else lies in its scan, or
+    the whole trunk, but only its task is annotated. Test cases show and annotate everything.
 
     Parameters
     ----------
@@ -127,6 +133,9 @@ def write_collection(
         How many cases each of the seven datasets and the test set have.
     seed : int
         Decides every case.
+    trunk_cases_per_task : int
+        How many more cases each dataset has whose scans show the whole trunk. Without them a
+        network asked for colon tumors hardly ever sees a chest, and finds them in lungs too.
     spacing : tuple of float, optional
         Voxel spacing (x, y, z) in millimetres of all cases; drawn per case when not given.
     workers : int
@@ -147,7 +156,7 @@ def write_collection(
     CancelledError
         When the monitor cancels; complete cases stay.
     """
-    _check(cases_per_task, test_cases, seed, workers)
+    _check(cases_per_task, trunk_cases_per_task, test_cases, seed, workers)
     root, monitor = Path(folder), monitor or Monitor()
     space = LabelSpace.named("mots")
     datasets = [Dataset.of(number, task, space) for number, task in enumerate(space.tasks, start=1)]
@@ -158,7 +167,7 @@ def write_collection(
         "spacing": None if spacing is None else list(spacing),
     }
     _require_same_collection(root / DESCRIPTION, head)
-    jobs = _plan(root, datasets, cases_per_task, test_cases, seed, spacing)
+    jobs = _plan(root, datasets, cases_per_task, trunk_cases_per_task, test_cases, seed, spacing)
     _make_folders(root, datasets, head)
     _run([job for job in jobs if not all(file.is_file() for file in job.files)], len(jobs), workers, monitor)
     for dataset in datasets:
@@ -167,26 +176,36 @@ def write_collection(
     return root / DESCRIPTION
 
 
-def _check(cases_per_task: int, test_cases: int, seed: int, workers: int) -> None:
-    if cases_per_task < 1 or test_cases < 0 or seed < 0 or workers < 1:
+def _check(cases_per_task: int, trunk_cases_per_task: int, test_cases: int, seed: int, workers: int) -> None:
+    if cases_per_task < 1 or min(trunk_cases_per_task, test_cases, seed) < 0 or workers < 1:
         raise CollectionError(
-            f"A collection of {cases_per_task} cases per task and {test_cases} test cases (seed {seed}, "
-            f"{workers} workers) is impossible.",
+            f"A collection of {cases_per_task} cases per task, {trunk_cases_per_task} more of the whole trunk and "
+            f"{test_cases} test cases (seed {seed}, {workers} workers) is impossible.",
             "Use at least 1 case per task and 1 worker, and no negative number.",
         )
 
 
 def _plan(
-    root: Path, datasets: list[Dataset], cases_per_task: int, test_cases: int, seed: int, spacing: Vector | None
+    root: Path,
+    datasets: list[Dataset],
+    cases_per_task: int,
+    trunk_cases_per_task: int,
+    test_cases: int,
+    seed: int,
+    spacing: Vector | None,
 ) -> list[CaseJob]:
     """Name and seed every case; the seeds depend on the case alone, not on how many there are."""
     jobs = []
     for place, dataset in enumerate(datasets, start=1):
-        for number in range(1, cases_per_task + 1):
-            name = f"{dataset.task}_{number:03d}"
-            jobs.append(CaseJob(root, name, _case_seed(seed, place, number), dataset, spacing))
+        for kind, amount, stream, trunk in (
+            ("", cases_per_task, place, False),
+            ("trunk_", trunk_cases_per_task, _TRUNK_STREAMS + place, True),
+        ):
+            for number in range(1, amount + 1):
+                name = f"{dataset.task}_{kind}{number:03d}"
+                jobs.append(CaseJob(root, name, _case_seed(seed, stream, number), dataset, spacing, trunk))
     for number in range(1, test_cases + 1):
-        jobs.append(CaseJob(root, f"test_{number:03d}", _case_seed(seed, 0, number), None, spacing))
+        jobs.append(CaseJob(root, f"test_{number:03d}", _case_seed(seed, 0, number), None, spacing, trunk=True))
     return jobs
 
 
@@ -260,7 +279,7 @@ def _single_threaded() -> Iterator[None]:
 def make_case(job: CaseJob) -> None:
     """Generate one phantom and write it; called in the worker processes."""
     image_path, last_path = job.files
-    show = None if job.dataset is None else job.dataset.annotated
+    show = None if job.trunk or job.dataset is None else job.dataset.annotated
     phantom = generate_phantom(job.seed, show=show, spacing=job.spacing)
     if job.dataset is None:
         last_path.parent.mkdir(parents=True, exist_ok=True)
