@@ -1,4 +1,24 @@
-"""The log of a training: one JSON object a line, for people and for plots; written by the trainer."""
+"""The log of a training: ``log.jsonl``, one JSON object a line, for people, plots and reports.
+
+Written by the trainer's loop (:mod:`PartialSegTraining.loop`), by the first process alone where there
+are several; read by anything that knows these kinds of lines. Every line has ``step``, the number of
+steps made before it, and steps never fall from one line to the next.
+
+- *training*, every ``log_every`` steps: ``loss``, the mean over the steps since the last such line;
+  one number for each term of the loss, under its name (``dice``, ``bce`` ...; they add up to
+  ``loss``); ``lr``, the learning rate of the last step; ``seconds_per_step``, wall-clock, without
+  validations and checkpoints. Other numbers may follow under other names.
+- *validation*, every ``validate_every`` steps and after the last one: ``validation``, an object with
+  the Dice (0 to 1) of each structure that a held-out case annotates, the mean over cases where whole
+  cases are measured; ``mean_dice``, the mean over those structures; ``best``, whether no earlier
+  validation was as good; and where whole cases are measured ``cases``, an object with one object per
+  held-out case, by its name, of the Dice of each structure (``null`` where neither the case nor the
+  prediction has any voxel of it).
+- *stop*, when a training ends before its last step because it no longer gets better: ``stopped``,
+  the reason in words.
+
+A reader ignores lines and names that it does not know, and a last line that was cut short.
+"""
 
 from __future__ import annotations
 
