@@ -13,12 +13,31 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-import numpy as np
-
 from PartialSegLib.bundle import Preprocessing
 from PartialSegLib.images import Vector
 from PartialSegLib.structures import LabelSpace
 from PartialSegTraining.tables import require
+from PartialSegTraining.windowrecipe import AugmentationRecipe, Chance, LoadingRecipe, SamplingRecipe
+
+__all__ = [
+    "AugmentationRecipe",
+    "CardRecipe",
+    "Chance",
+    "LoadingRecipe",
+    "LossRecipe",
+    "MonitoringRecipe",
+    "NetworkRecipe",
+    "OptimizationRecipe",
+    "PhantomRecipe",
+    "Recipe",
+    "SamplingRecipe",
+]
+
+#: Options that came after the first checkpoints, and what those were made with.
+_LATER: dict[str, dict[str, Any]] = {
+    "sampling": {"strategy": "tasks", "foreground_rule": "chance", "structures": {}},
+    "augmentation": {"library": "own"},
+}
 
 
 @dataclass(frozen=True)
@@ -83,116 +102,6 @@ class PhantomRecipe:
         require(self.test_cases >= 0, "test_cases", self.test_cases, "at least 0")
         require(self.seed >= 0, "seed", self.seed, "at least 0")
         require(min(self.spacing or (1.0,)) > 0, "spacing", self.spacing, "positive")
-
-
-@dataclass(frozen=True)
-class SamplingRecipe:
-    """How windows are drawn from cases.
-
-    Parameters
-    ----------
-    window : tuple of int
-        Voxels of a window, (z, y, x).
-    batch : int
-        Windows a step.
-    foreground : float
-        Probability that a window is centered near a voxel of an annotated structure, the structure
-        being drawn first; otherwise it lies anywhere.
-    jitter : float
-        Such a center is moved by up to this part of the window along each axis.
-    coarse : float
-        Probability that a window is cut at ``coarse_spacing``.
-    coarse_steps : int
-        Over this many first steps that probability falls evenly from 1: a coarse window shows
-        several times as much anatomy, so that a network learns sooner where things lie.
-    tasks : mapping of str to int
-        How often a task is drawn in one round; 1 where it is not named.
-    """
-
-    window: tuple[int, int, int]
-    batch: int
-    foreground: float = 0.5
-    jitter: float = 0.25
-    coarse: float = 0.0
-    coarse_steps: int = 0
-    tasks: Mapping[str, int] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        require(min(self.window) >= 1, "window", self.window, "positive")
-        require(self.batch >= 1, "batch", self.batch, "at least 1")
-        for name, value, top in (("foreground", self.foreground, 1.0), ("jitter", self.jitter, 0.5)):
-            require(0.0 <= value <= top, name, value, f"in 0 to {top}")
-        require(0.0 <= self.coarse <= 1.0, "coarse", self.coarse, "in 0 to 1")
-        require(self.coarse_steps >= 0, "coarse_steps", self.coarse_steps, "at least 0")
-        require(min(self.tasks.values(), default=1) >= 1, "tasks", dict(self.tasks), "at least 1 each")
-
-
-@dataclass(frozen=True)
-class Chance:
-    """A random change: applied with a probability, with a strength drawn uniformly from a range."""
-
-    probability: float = 0.0
-    range: tuple[float, float] = (0.0, 0.0)
-
-    def __post_init__(self) -> None:
-        require(0.0 <= self.probability <= 1.0, "probability", self.probability, "in 0 to 1")
-        require(self.range[0] <= self.range[1], "range", self.range, "in rising order")
-
-    def draw(self, rng: np.random.Generator, neutral: float, size: int | None = None) -> Any:
-        """Return a strength, or `neutral` where the change is not applied; `size` of them at once.
-
-        The same number of random values is used either way, so that no probability shifts what
-        comes after it.
-        """
-        applied, value = rng.random(), rng.uniform(*self.range, size=size)
-        return value if applied < self.probability else (neutral if size is None else np.full(size, neutral))
-
-
-@dataclass(frozen=True)
-class AugmentationRecipe:
-    """How windows are changed at random; intensities are those of the network's input.
-
-    Parameters
-    ----------
-    mirror : tuple of float
-        Probability of a flip along z, y, x. Organs have a side: mirror only where that is harmless.
-    scale : Chance
-        Magnification of the anatomy.
-    rotation : Chance
-        Degrees about each of the three axes.
-    noise : Chance
-        Standard deviation of added normal noise.
-    blur : Chance
-        Standard deviation of a Gaussian kernel, in voxels.
-    low_resolution : Chance
-        Part of the voxels kept along each axis before interpolating back.
-    brightness : Chance
-        Added to the intensities.
-    contrast : Chance
-        Factor about the window's mean.
-    gamma : Chance
-        Exponent on the intensity range scaled to 0 to 1.
-    """
-
-    mirror: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    scale: Chance = Chance()
-    rotation: Chance = Chance()
-    noise: Chance = Chance()
-    blur: Chance = Chance()
-    low_resolution: Chance = Chance()
-    brightness: Chance = Chance()
-    contrast: Chance = Chance()
-    gamma: Chance = Chance()
-
-    def __post_init__(self) -> None:
-        require(all(0.0 <= value <= 1.0 for value in self.mirror), "mirror", self.mirror, "in 0 to 1")
-        for name in ("scale", "gamma", "contrast", "low_resolution"):
-            chance: Chance = getattr(self, name)
-            require(not chance.probability or chance.range[0] > 0, f"{name}.range", chance.range, "positive")
-        for name in ("noise", "blur"):
-            chance = getattr(self, name)
-            require(chance.range[0] >= 0, f"{name}.range", chance.range, "at least 0")
-        require(self.low_resolution.range[1] <= 1, "low_resolution.range", self.low_resolution.range, "at most 1")
 
 
 @dataclass(frozen=True)
@@ -327,6 +236,7 @@ class Recipe:
     monitoring: MonitoringRecipe = MonitoringRecipe()
     phantoms: PhantomRecipe | None = None
     loss: LossRecipe = LossRecipe()
+    loading: LoadingRecipe = LoadingRecipe()
 
     def __post_init__(self) -> None:
         if self.sampling.coarse and self.preprocessing.coarse_spacing is None:
@@ -334,6 +244,8 @@ class Recipe:
         space = LabelSpace.named(self.label_space)
         for task in self.sampling.tasks:
             space.task(task)
+        for structure in self.sampling.structures:
+            space.structure(structure)
 
     @property
     def tasks(self) -> LabelSpace:
@@ -349,8 +261,11 @@ class Recipe:
     def digest(self) -> str:
         """Fingerprint of what makes a checkpoint fit: all but length, words and monitoring intervals."""
         document = asdict(self)
-        for words in ("card", "name", "phantoms"):
+        for words in ("card", "name", "phantoms", "loading"):
             del document[words]
+        for section, first in _LATER.items():
+            options = document[section].items()
+            document[section] = {key: value for key, value in options if key not in first or value != first[key]}
         del document["optimization"]["total_steps"], document["optimization"]["warmup_steps"]
         document["preprocessing"] = self.preprocessing.to_json()
         # Every task comes once a round unless a recipe says otherwise.
