@@ -35,6 +35,7 @@ __all__ = [
 
 #: Options that came after the first checkpoints, and what those were made with.
 _LATER: dict[str, dict[str, Any]] = {
+    "network": {"trained_task": ""},
     "sampling": {"strategy": "tasks", "foreground_rule": "chance", "structures": {}},
     "augmentation": {"library": "own"},
 }
@@ -50,10 +51,14 @@ class NetworkRecipe:
         Key of :data:`PartialSegLib.networks.NETWORKS`.
     parameters : mapping
         Fields of its parameter dataclass.
+    trained_task : str
+        Train nothing but what belongs to this task, in a network whose tasks have weights of their
+        own (:class:`PartialSegLib.networks.U2Net`); every weight when empty.
     """
 
     name: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    trained_task: str = ""
 
 
 @dataclass(frozen=True)
@@ -232,17 +237,17 @@ class Recipe:
     sampling: SamplingRecipe
     optimization: OptimizationRecipe
     card: CardRecipe
-    augmentation: AugmentationRecipe = AugmentationRecipe()
+    augmentation: AugmentationRecipe = field(default_factory=AugmentationRecipe)
     monitoring: MonitoringRecipe = MonitoringRecipe()
     phantoms: PhantomRecipe | None = None
     loss: LossRecipe = LossRecipe()
-    loading: LoadingRecipe = LoadingRecipe()
+    loading: LoadingRecipe = field(default_factory=LoadingRecipe)
 
     def __post_init__(self) -> None:
         if self.sampling.coarse and self.preprocessing.coarse_spacing is None:
             raise ValueError("sampling.coarse needs preprocessing.coarse_spacing")
         space = LabelSpace.named(self.label_space)
-        for task in self.sampling.tasks:
+        for task in filter(None, (*self.sampling.tasks, self.network.trained_task)):
             space.task(task)
         for structure in self.sampling.structures:
             space.structure(structure)
