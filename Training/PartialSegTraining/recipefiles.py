@@ -27,7 +27,7 @@ def load_recipe(name: str | Path) -> Recipe:
     """Read a recipe of the repository by name, or any TOML file by path.
 
     A recipe that names another one as its ``base`` (by name, or by a path from its own folder) says
-    only what it does otherwise.
+    only what it does otherwise. Another network or loss than the base's starts without its parameters.
 
     Raises
     ------
@@ -66,7 +66,12 @@ def _read(source: Path, derived: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 
 def _merged(base: dict[str, Any], table: dict[str, Any]) -> dict[str, Any]:
-    """Return `base` with the options of `table` in place of its own, section by section."""
+    """Return `base` with the options of `table` in place of its own, section by section.
+
+    The parameters of a network or loss are not those of another one, so another name starts without them.
+    """
+    if table.get("name", base.get("name")) != base.get("name"):
+        base = {key: value for key, value in base.items() if key != "parameters"}
     both = {key: _merged(base[key], value) for key, value in table.items() if _are_sections(base.get(key), value)}
     return {**base, **table, **both}
 

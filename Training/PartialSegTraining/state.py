@@ -21,7 +21,8 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from PartialSegLib.atomic import atomic_write
 from PartialSegLib.bundle import ModelBundle
 from PartialSegLib.errors import CollectionError
-from PartialSegLib.networks import PartialLabelNetwork, build_network
+from PartialSegLib.networks import PartialLabelNetwork, U2Net, build_network
+from PartialSegLib.networks.u2net.growth import train_only
 from PartialSegTraining.recipe import OptimizationRecipe, Recipe
 from PartialSegTraining.schedules import averaging_decay
 
@@ -70,6 +71,8 @@ def new_state(recipe: Recipe, device: torch.device) -> TrainingState:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(plan.seed)
         network = build_network(recipe.network.name, recipe.network.parameters, recipe.tasks)
+    if recipe.network.trained_task:
+        _freeze_but(network, recipe)
     network.to(device)
     if plan.channels_last:
         network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
@@ -147,6 +150,16 @@ def load_checkpoint(state: TrainingState, recipe: Recipe, path: Path) -> None:
     state.optimizer.load_state_dict(document["optimizer"])
     state.scaler.load_state_dict(document["scaler"])
     state.step = int(document["step"])
+
+
+def _freeze_but(network: PartialLabelNetwork, recipe: Recipe) -> None:
+    """Freeze all weights but those of the task that the recipe trains alone."""
+    if not isinstance(network, U2Net):
+        raise CollectionError(
+            f"No weights of network '{recipe.network.name}' belong to '{recipe.network.trained_task}' alone.",
+            "'trained_task' is for U2Net; leave it out.",
+        )
+    train_only(network, recipe.tasks.task_index(recipe.network.trained_task))
 
 
 def _optimizer(network: nn.Module, plan: OptimizationRecipe, device: torch.device) -> torch.optim.Optimizer:

@@ -15,6 +15,9 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+#: TOML has no null: this word stands for it, where an option may be without a value.
+NOTHING = "none"
+
 
 def read_table(kind: type[T], table: Mapping[str, Any], where: str) -> T:
     """Build the dataclass `kind` from a table; nested tables become nested dataclasses.
@@ -23,7 +26,7 @@ def read_table(kind: type[T], table: Mapping[str, Any], where: str) -> T:
     ----------
     kind : type
         A dataclass whose fields are ``int``, ``float``, ``str``, ``bool``, tuples, mappings,
-        dataclasses, or one of these or ``None``.
+        dataclasses, or one of these or ``None`` (in TOML: ``"none"``).
     table : mapping
         As :mod:`tomllib` reads it.
     where : str
@@ -65,6 +68,8 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     """Return `value` as the type `hint`, or raise ValueError."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
+        if value == NOTHING:
+            return None
         return _value(next(item for item in arguments if item is not type(None)), value, where)
     if origin is tuple:
         return _sequence(arguments, value, where)
