@@ -35,7 +35,8 @@ class SamplingRecipe:
         Over this many first steps that probability falls evenly from 1: a coarse window shows
         several times as much anatomy, so that a network learns sooner where things lie.
     tasks : mapping of str to int
-        How often a task is drawn in one round; 1 where it is not named. Of the strategy ``tasks``.
+        How often a task is drawn in one round; 1 where it is not named, 0 to leave it out. Of the
+        strategy ``tasks``.
     strategy : str
         Whose turn it is (:mod:`PartialSegTraining.strategies`): ``tasks`` in shuffled rounds, then
         their cases; ``cases`` one after another whatever their task (DoDNet); ``inverse-sqrt``, a
@@ -77,7 +78,7 @@ class SamplingRecipe:
             require(0.0 <= value <= top, name, value, f"in 0 to {top}")
         require(0.0 <= self.coarse <= 1.0, "coarse", self.coarse, "in 0 to 1")
         require(self.coarse_steps >= 0, "coarse_steps", self.coarse_steps, "at least 0")
-        require(min(self.tasks.values(), default=1) >= 1, "tasks", dict(self.tasks), "at least 1 each")
+        require(min(self.tasks.values(), default=1) >= 0, "tasks", dict(self.tasks), "at least 0 each")
 
 
 @dataclass(frozen=True)
