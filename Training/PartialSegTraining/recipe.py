@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -16,6 +15,8 @@ from typing import Any
 from PartialSegLib.bundle import Preprocessing
 from PartialSegLib.images import Vector
 from PartialSegLib.structures import LabelSpace
+from PartialSegTraining.monitoringrecipe import MonitoringRecipe
+from PartialSegTraining.optimizationrecipe import OptimizationRecipe
 from PartialSegTraining.tables import require
 from PartialSegTraining.windowrecipe import AugmentationRecipe, Chance, LoadingRecipe, SamplingRecipe
 
@@ -38,6 +39,7 @@ _LATER: dict[str, dict[str, Any]] = {
     "network": {"trained_task": ""},
     "sampling": {"strategy": "tasks", "foreground_rule": "chance", "structures": {}},
     "augmentation": {"library": "own"},
+    "optimization": {"accumulation": 1, "head": (), "head_warmup_steps": 0, "head_learning_rate": None},
 }
 
 
@@ -110,98 +112,6 @@ class PhantomRecipe:
 
 
 @dataclass(frozen=True)
-class OptimizationRecipe:
-    """How the weights are found.
-
-    Parameters
-    ----------
-    total_steps : int
-        Steps of the whole training; the learning rate reaches zero there.
-    learning_rate : float
-        Highest learning rate.
-    optimizer : str
-        ``adamw``, or ``sgd`` with Nesterov momentum.
-    weight_decay : float
-        On kernels only, not on biases and normalization.
-    momentum : float
-        Of ``sgd``; first decay rate of ``adamw``.
-    warmup_steps : int
-        Steps in which the learning rate rises linearly from zero.
-    power : float
-        Of the polynomial decay that follows.
-    clip_norm : float
-        Largest norm of the gradient; a longer one is shortened.
-    average : float
-        Decay of the moving average of the weights, which is what the bundle holds; 0 for none.
-    precision : str
-        ``float32``, ``bfloat16`` or ``float16``; a CPU computes in float32, or in bfloat16 where it has
-        instructions for it.
-    channels_last : bool
-        Memory layout of the activations; which one is faster depends on GPU and network.
-    compiled : bool
-        Fuse the network with ``torch.compile`` (GPU only; the first step takes a minute).
-    seed : int
-        Decides the first weights, the windows and their augmentation.
-    """
-
-    total_steps: int
-    learning_rate: float
-    optimizer: str = "adamw"
-    weight_decay: float = 0.0
-    momentum: float = 0.9
-    warmup_steps: int = 0
-    power: float = 0.9
-    clip_norm: float = 12.0
-    average: float = 0.0
-    precision: str = "float32"
-    channels_last: bool = False
-    compiled: bool = False
-    seed: int = 0
-
-    OPTIMIZERS = ("adamw", "sgd")
-    PRECISIONS = ("float32", "bfloat16", "float16")
-
-    def __post_init__(self) -> None:
-        require(self.total_steps >= 1, "total_steps", self.total_steps, "at least 1")
-        require(0 <= self.warmup_steps <= self.total_steps, "warmup_steps", self.warmup_steps, "in 0 to total_steps")
-        require(self.optimizer in self.OPTIMIZERS, "optimizer", self.optimizer, f"one of {self.OPTIMIZERS}")
-        require(self.precision in self.PRECISIONS, "precision", self.precision, f"one of {self.PRECISIONS}")
-        for name in ("learning_rate", "clip_norm", "power"):
-            value = getattr(self, name)
-            require(math.isfinite(value) and value > 0, name, value, "positive")
-        for name in ("average", "momentum"):
-            require(0.0 <= getattr(self, name) < 1.0, name, getattr(self, name), "in 0 to below 1")
-        require(self.seed >= 0, "seed", self.seed, "at least 0")
-        require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "at least 0")
-
-
-@dataclass(frozen=True)
-class MonitoringRecipe:
-    """What is written down while training runs.
-
-    Parameters
-    ----------
-    log_every, checkpoint_every, validate_every : int
-        Steps between two lines of the log, two checkpoints and two validations.
-    validation_cases : int
-        Cases of each task that are held out to watch the training with; they are not trained on.
-    validation_windows : int
-        Windows of each such case.
-    """
-
-    log_every: int = 20
-    checkpoint_every: int = 500
-    validate_every: int = 500
-    validation_cases: int = 0
-    validation_windows: int = 2
-
-    def __post_init__(self) -> None:
-        for name in ("log_every", "checkpoint_every", "validate_every", "validation_windows"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        require(self.validation_cases >= 0, "validation_cases", self.validation_cases, "at least 0")
-
-
-@dataclass(frozen=True)
 class CardRecipe:
     """What the card of the trained bundle says in words.
 
@@ -238,7 +148,7 @@ class Recipe:
     optimization: OptimizationRecipe
     card: CardRecipe
     augmentation: AugmentationRecipe = field(default_factory=AugmentationRecipe)
-    monitoring: MonitoringRecipe = MonitoringRecipe()
+    monitoring: MonitoringRecipe = field(default_factory=MonitoringRecipe)
     phantoms: PhantomRecipe | None = None
     loss: LossRecipe = LossRecipe()
     loading: LoadingRecipe = field(default_factory=LoadingRecipe)
@@ -259,8 +169,11 @@ class Recipe:
 
     def with_steps(self, total_steps: int) -> Recipe:
         """Return the recipe with another length; a warm-up longer than that is cut."""
-        warmup = min(self.optimization.warmup_steps, total_steps)
-        return replace(self, optimization=replace(self.optimization, total_steps=total_steps, warmup_steps=warmup))
+        plan = self.optimization
+        head = min(plan.head_warmup_steps, total_steps)
+        warmup = min(plan.warmup_steps, total_steps - head)
+        plan = replace(plan, total_steps=total_steps, head_warmup_steps=head, warmup_steps=warmup)
+        return replace(self, optimization=plan)
 
     @property
     def digest(self) -> str:
