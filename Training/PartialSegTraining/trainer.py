@@ -140,6 +140,7 @@ def train(
     initial: ModelBundle | None = None,
     max_minutes: float | None = None,
     workers: int | None = None,
+    cache: str | Path | None = None,
 ) -> TrainingResult:
     """Train a model on a partially labelled collection.
 
@@ -163,6 +164,8 @@ def train(
         Stop after this time, with a checkpoint and the bundle of what was learnt so far.
     workers : int, optional
         Threads that prepare cases.
+    cache : path, optional
+        Folder of the prepared cases, for trainings that share them; ``OUTPUT/cache`` when not given.
 
     Returns
     -------
@@ -182,7 +185,7 @@ def train(
     chosen = choose_device(device)
     cases, named = training_cases(collection, recipe.tasks)
     prepared = prepare_cases(
-        [*cases, *named], recipe.preprocessing, folder=output / "cache", workers=workers, monitor=monitor
+        [*cases, *named], recipe.preprocessing, folder=Path(cache or output / "cache"), workers=workers, monitor=monitor
     )
     if named:
         training, held_out = prepared[: len(cases)], prepared[len(cases) :]
