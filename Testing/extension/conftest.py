@@ -3,8 +3,9 @@
 import sys
 from pathlib import Path
 
+from host import slicer_app
 from worker_cases import random_model, scan
 
-__all__ = ["random_model", "scan"]
+__all__ = ["random_model", "scan", "slicer_app"]
 
 sys.path.append(str(Path(__file__).parents[1] / "lib"))

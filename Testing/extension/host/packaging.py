@@ -1,0 +1,54 @@
+"""``slicer.packaging`` and ``slicer.i18n``: nothing is installed and nothing translated, all is noted."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable
+from typing import Any
+
+
+class Packages:
+    """What was asked of pip and of the translation since :meth:`reset`."""
+
+    def __init__(self) -> None:
+        self.installed: list[str] = []
+        self.failure: Exception | None = None
+        self.translate: Callable[[str], str] = str
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self.installed.clear()
+        self.failure, self.translate = None, str
+
+    def install(self, requirements: Any, **_: Any) -> None:
+        """Note what pip would install; fail as a test wants."""
+        if self.failure is not None:
+            raise self.failure
+        self.installed.extend([requirements] if isinstance(requirements, str) else map(str, requirements))
+
+
+def packaging(packages: Packages) -> types.ModuleType:
+    """Return the module ``slicer.packaging``."""
+    module = types.ModuleType("slicer.packaging", __doc__)
+    vars(module).update(
+        pip_install=packages.install,
+        pip_ensure=packages.install,
+        pip_uninstall=packages.install,
+        pip_check=lambda requirements, **_: False,
+        isPipInstallInProgress=lambda: False,
+    )
+    return module
+
+
+def i18n(packages: Packages) -> types.ModuleType:
+    """Return the module ``slicer.i18n``."""
+    module = types.ModuleType("slicer.i18n", __doc__)
+
+    def tr(text: str, context: str | None = None) -> str:
+        return packages.translate(text)
+
+    def translate(context: str, text: str) -> str:
+        return packages.translate(text)
+
+    vars(module).update(tr=tr, translate=translate)
+    return module
