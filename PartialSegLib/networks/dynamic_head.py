@@ -79,6 +79,9 @@ class DynamicHeadNetwork(PartialLabelNetwork):
     def head_parameters(self, pooled: Tensor, task: Tensor) -> Tensor:
         """Generate the kernels of the dynamic head (Eq. 6).
 
+        The product with a one-hot code is its column, so the column is looked up: the kernels of a task
+        then keep every bit when the model learns another task and the code grows.
+
         Parameters
         ----------
         pooled : Tensor
@@ -91,12 +94,17 @@ class DynamicHeadNetwork(PartialLabelNetwork):
         Tensor
             (N, 162) as published: the weights of all layers, then all biases.
         """
-        condition = []
+        controller = self.controller
+        assert isinstance(controller, nn.Conv3d)
+        assert controller.bias is not None
+        weight = controller.weight.flatten(1)
+        parameters = controller.bias.expand(len(task), -1)
         if self.image_condition:
-            condition.append(pooled)
+            images = weight.shape[1] - self.task_condition * self.tasks
+            parameters = functional.linear(pooled, weight[:, :images].contiguous(), controller.bias)
         if self.task_condition:
-            condition.append(functional.one_hot(task, self.tasks).to(pooled.dtype))
-        return self.controller(torch.cat(condition, 1)[:, :, None, None, None]).flatten(1)
+            parameters = parameters + weight[:, -self.tasks :].T[task]
+        return parameters
 
     def head_layers(self, parameters: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Split (N, 162) head parameters into (N, out, in) weights and (N, out) biases per layer."""
