@@ -1,23 +1,21 @@
 """What is mended in a mask after the network: connected components, containment and small gaps.
 
 Which rule applies to which structure is data: :attr:`Task.rules` of the label space. This module
-carries the rules out on packed masks, each inside its own bounding box. The predictor calls it
-once, at the end of a run; it imports no torch.
+carries the rules out on packed masks, each inside its own bounding box and some planes at a time:
+it takes no more memory for a structure as long as the scan. The predictor calls it once, at the end
+of a run; it imports no torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Literal
 
 import numpy as np
 
+from PartialSegLib.components import SLAB_VOXELS, Components, Connectivity
 from PartialSegLib.segmentation import Box, PackedMask, Segmentation
 from PartialSegLib.structures import LabelSpace, Rule
-
-#: Neighbors of a voxel: across faces; across edges too; across corners too.
-Connectivity = Literal[6, 18, 26]
 
 #: Relative slack of ``drop_small``, so that 50 voxels of 0.96 mm3 count as 48 mm3 in floating point.
 _ROUNDING = 1e-6
@@ -80,11 +78,8 @@ def join(mask: PackedMask, other: PackedMask) -> PackedMask:
     """Return the union of two masks of one grid (rule ``add``)."""
     if not mask.bits.size or not other.bits.size:
         return mask if mask.bits.size else other
-    start = np.minimum(mask.start, other.start)
-    union = np.zeros(np.maximum(_stop(mask), _stop(other)) - start, bool)
-    for part in (mask, other):
-        union[_slices(part.start - start, _stop(part) - start)] |= part.unpack()
-    return PackedMask.from_array(union, _point(start))
+    start, stop = np.minimum(mask.start, other.start), np.maximum(_stop(mask), _stop(other))
+    return _by_planes(start, stop, lambda low, high: _region(mask, low, high) | _region(other, low, high))
 
 
 def clip(mask: PackedMask, other: PackedMask) -> PackedMask:
@@ -92,8 +87,7 @@ def clip(mask: PackedMask, other: PackedMask) -> PackedMask:
     start, stop = np.maximum(mask.start, other.start), np.minimum(_stop(mask), _stop(other))
     if not np.all(start < stop):
         return PackedMask.empty()
-    one, two = (part.unpack()[_slices(start - part.start, stop - part.start)] for part in (mask, other))
-    return PackedMask.from_array(one & two, _point(start))
+    return _by_planes(start, stop, lambda low, high: _region(mask, low, high) & _region(other, low, high))
 
 
 def keep_largest(
@@ -109,10 +103,12 @@ def keep_largest(
     connectivity : int
         6, 18 (as 3D U2-Net) or 26 neighbors.
     """
-    labels, sizes = label_components(mask.unpack(), connectivity)
-    order = np.argsort(-sizes, kind="stable")[:count]
-    kept = order[sizes[order] > min_share * sizes.max(initial=0)]
-    return mask if len(kept) == len(sizes) else _only(mask, labels, kept + 1, len(sizes))
+    components = Components(mask, connectivity)
+    sizes = components.sizes
+    kept = np.zeros(len(sizes), bool)
+    kept[np.argsort(-sizes, kind="stable")[:count]] = True
+    kept &= sizes > min_share * sizes.max(initial=0)
+    return mask if kept.all() else components.only(kept)
 
 
 def close(mask: PackedMask) -> PackedMask:
@@ -126,83 +122,46 @@ def close(mask: PackedMask) -> PackedMask:
     if not mask.bits.size:
         return mask
     near = ndimage.generate_binary_structure(3, 2)
-    grown = ndimage.binary_dilation(np.pad(mask.unpack(), 2), near)
+
+    def closed(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+        # What is filled depends on two voxels around, and beyond the box there is nothing.
+        grown = ndimage.binary_dilation(_region(mask, low - 2, high + 2), near)
+        return ndimage.binary_erosion(grown, near)[2:-2, 2:-2, 2:-2]
+
     # A closed mask never leaves the bounding box.
-    closed = ndimage.binary_erosion(grown, near)[2:-2, 2:-2, 2:-2]
-    return PackedMask.from_array(closed, mask.start)
+    return _by_planes(np.asarray(mask.start), _stop(mask), closed)
 
 
 def drop_small(mask: PackedMask, max_voxels: int) -> PackedMask:
     """Return the mask without components of at most `max_voxels`; a mask of one component is left alone."""
-    labels, sizes = label_components(mask.unpack())
+    components = Components(mask)
+    sizes = components.sizes
     if len(sizes) <= 1 or sizes.min() > max_voxels:
         return mask
-    return _only(mask, labels, np.flatnonzero(sizes > max_voxels) + 1, len(sizes))
+    return components.only(sizes > max_voxels)
 
 
-def label_components(mask: np.ndarray, connectivity: Connectivity = 6) -> tuple[np.ndarray, np.ndarray]:
-    """Number the connected components of a mask.
-
-    Face connectivity (6 neighbors) is that of DoDNet's released post-processing. Components are
-    numbered by their first voxel in (z, y, x) order, whichever package found them.
-
-    Parameters
-    ----------
-    mask : numpy.ndarray
-        bool (z, y, x).
-    connectivity : int
-        6, 18 or 26 neighbors.
-
-    Returns
-    -------
-    labels : numpy.ndarray
-        Unsigned integers (z, y, x); 0 outside, components from 1.
-    sizes : numpy.ndarray
-        int64 (components,), voxels of components 1, 2, ...
-    """
-    if not mask.any():
-        return np.zeros(mask.shape, np.uint32), np.zeros(0, np.int64)
-    found = _find_components(mask, connectivity)
-    inside = found[mask]
-    first = np.empty(int(inside.max()) + 1, np.int64)
-    # Where an index is repeated NumPy keeps the last value, so going backwards leaves the first voxel.
-    first[inside[::-1]] = np.arange(len(inside))[::-1]
-    order = np.argsort(first[1:])
-    rank = np.zeros(len(first), found.dtype)
-    rank[order + 1] = np.arange(1, len(first))
-    sizes = np.bincount(inside, minlength=len(first))[1:][order]
-    return rank[found], sizes
+def _by_planes(
+    start: np.ndarray, stop: np.ndarray, compute: Callable[[np.ndarray, np.ndarray], np.ndarray]
+) -> PackedMask:
+    """Pack the boolean voxels that `compute(low, high)` gives for the box `start` to `stop`, some planes at a time."""
+    step = max(1, SLAB_VOXELS // max(1, int(stop[1] - start[1]) * int(stop[2] - start[2])))
+    parts = []
+    for first in range(int(start[0]), int(stop[0]), step):
+        low = np.array([first, start[1], start[2]])
+        high = np.array([min(first + step, stop[0]), stop[1], stop[2]])
+        parts.append(PackedMask.from_array(compute(low, high), (first, int(start[1]), int(start[2]))))
+    return PackedMask.stacked(parts)
 
 
-def _find_components(mask: np.ndarray, connectivity: Connectivity) -> np.ndarray:
-    """Number the components of a non-empty mask from 1, in any order."""
-    try:
-        import cc3d
-    except ImportError:
-        return _find_components_sitk(mask) if connectivity == 6 else _find_components_scipy(mask, connectivity)
-    return np.asarray(cc3d.connected_components(mask, connectivity=connectivity))
-
-
-def _find_components_sitk(mask: np.ndarray) -> np.ndarray:
-    """Do the same with SimpleITK, where there is no wheel of connected-components-3d."""
-    import SimpleITK as sitk  # noqa: N813
-
-    labels = sitk.ConnectedComponent(sitk.GetImageFromArray(mask.astype(np.uint8)), False)
-    return sitk.GetArrayFromImage(labels)
-
-
-def _find_components_scipy(mask: np.ndarray, connectivity: Connectivity) -> np.ndarray:
-    """Do the same with SciPy, which also knows the 18 neighbors that SimpleITK does not."""
-    from scipy import ndimage
-
-    near = ndimage.generate_binary_structure(3, {6: 1, 18: 2, 26: 3}[connectivity])
-    return np.asarray(ndimage.label(mask, near)[0], np.uint32)
-
-
-def _only(mask: PackedMask, labels: np.ndarray, kept: np.ndarray, count: int) -> PackedMask:
-    chosen = np.zeros(count + 1, bool)
-    chosen[kept] = True
-    return PackedMask.from_array(chosen[labels], mask.start)
+def _region(mask: PackedMask, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Return the boolean voxels `low` to `high` of the grid; nothing is inside beyond the box of the mask."""
+    region = np.zeros(high - low, bool)
+    planes = mask.planes(int(low[0]), int(high[0]))
+    first, last = np.maximum(low, planes.start), np.minimum(high, _stop(planes))
+    if np.all(first < last):
+        region[_slices(first - low, last - low)] = planes.unpack()[_slices(first - planes.start, last - planes.start)]
+    return region
 
 
 def _stop(mask: PackedMask) -> np.ndarray:
@@ -212,9 +171,4 @@ def _stop(mask: PackedMask) -> np.ndarray:
 
 def _slices(start: np.ndarray, stop: np.ndarray) -> Box:
     z, y, x = (slice(int(low), int(high)) for low, high in zip(start, stop, strict=True))
-    return z, y, x
-
-
-def _point(start: np.ndarray) -> tuple[int, int, int]:
-    z, y, x = (int(value) for value in start)
     return z, y, x

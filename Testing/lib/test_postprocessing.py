@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import builtins
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from scipy import ndimage
 
 from PartialSegLib import postprocessing
+from PartialSegLib.components import Components
 from PartialSegLib.errors import LabelSpaceError
 from PartialSegLib.images import Geometry
-from PartialSegLib.postprocessing import apply_rules, clip, close, drop_small, join, keep_largest, label_components
+from PartialSegLib.postprocessing import apply_rules, clip, close, drop_small, join, keep_largest
 from PartialSegLib.segmentation import PackedMask, Segmentation
 from PartialSegLib.structures import LabelSpace, Rule, Task, catalogue
 
@@ -76,42 +76,6 @@ def test_published_results_are_reproduced_at_any_offset(
     assert np.array_equal(whole(result), whole(PackedMask.from_array(published[expected], OFFSET)))
 
 
-@pytest.mark.parametrize("connectivity", [6, 18, 26])
-@pytest.mark.parametrize("density", [0.05, 0.3, 0.6])
-def test_all_packages_number_components_alike(
-    monkeypatch: pytest.MonkeyPatch, density: float, connectivity: int
-) -> None:
-    pytest.importorskip("cc3d")
-    mask = random_mask(3, density, (20, 30, 40))
-    labels, sizes = label_components(mask, connectivity)
-    real_import = builtins.__import__
-
-    def without_cc3d(name: str, *args: Any, **kwargs: Any) -> Any:
-        if name == "cc3d":
-            raise ImportError(name)
-        return real_import(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without_cc3d)
-    other_labels, other_sizes = label_components(mask, connectivity)
-    assert np.array_equal(labels, other_labels)
-    assert np.array_equal(sizes, other_sizes)
-    assert sizes.sum() == mask.sum()
-
-
-def test_components_are_numbered_by_their_first_voxel(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = np.array([[[3, 0, 1, 0, 2], [3, 0, 1, 0, 2]]])
-    monkeypatch.setattr(postprocessing, "_find_components", lambda mask, connectivity: found)
-    labels, sizes = label_components(found > 0)
-    assert labels.tolist() == [[[1, 0, 2, 0, 3], [1, 0, 2, 0, 3]]]
-    assert sizes.tolist() == [2, 2, 2]
-
-
-def test_voxels_that_touch_by_an_edge_are_two_components() -> None:
-    mask = np.zeros((1, 2, 2), bool)
-    mask[0, 0, 0] = mask[0, 1, 1] = True
-    assert label_components(mask)[1].tolist() == [1, 1]
-
-
 def test_of_equally_large_components_the_first_is_kept() -> None:
     mask = box(((6, 2, 2), (2, 2, 2)), ((1, 9, 9), (2, 2, 2)))
     kept = keep_largest(PackedMask.from_array(mask))
@@ -163,6 +127,20 @@ def test_a_closed_mask_is_the_closing_of_scipy_away_from_the_border() -> None:
     mask = np.pad(random_mask(5, 0.2), 3)
     expected = ndimage.binary_closing(mask, ndimage.generate_binary_structure(3, 2))
     assert np.array_equal(whole(close(PackedMask.from_array(mask))), whole(PackedMask.from_array(expected)))
+
+
+@pytest.mark.parametrize("rule", [keep_largest, lambda mask: drop_small(mask, 3), close])
+def test_rules_carried_out_some_planes_at_a_time_give_the_same_voxels(
+    monkeypatch: pytest.MonkeyPatch, rule: Callable[[PackedMask], PackedMask]
+) -> None:
+    mask = PackedMask.from_array(random_mask(6, 0.3), OFFSET)
+    at_once = rule(mask)
+    monkeypatch.setattr(postprocessing, "SLAB_VOXELS", 300)
+    monkeypatch.setattr(postprocessing, "Components", partial(Components, slab_voxels=300))
+    by_planes = rule(mask)
+    assert 0 < at_once.count != mask.count
+    assert by_planes.box == at_once.box
+    assert np.array_equal(whole(by_planes), whole(at_once))
 
 
 def test_liver_rules_join_clip_and_clean_in_order() -> None:
