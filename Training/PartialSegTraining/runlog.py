@@ -55,6 +55,12 @@ class RunLog:
             file.write(json.dumps({"step": step, **values}) + "\n")
 
 
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of a log, without a last one that was cut short; none where there is no file."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return [json.loads(line) for line in lines if _step_of(line) < float("inf")]
+
+
 def _step_of(line: str) -> float:
     """Return the step of a line; a line that was cut short counts as later than any other."""
     try:
