@@ -249,6 +249,14 @@ def lowest_value(recipe: Preprocessing) -> float:
     return (recipe.intensity_range[0] - recipe.intensity_shift) / recipe.intensity_scale
 
 
+def intensity_limits(recipe: Preprocessing) -> tuple[float, float] | None:
+    """Return the lowest and highest value of the network's input, or ``None`` where every image has its own."""
+    if recipe.normalization != "fixed":
+        return None
+    first, second = ((value - recipe.intensity_shift) / recipe.intensity_scale for value in recipe.intensity_range)
+    return min(first, second), max(first, second)
+
+
 def make_grid(geometry: Geometry, recipe: Preprocessing, spacing: Sequence[float], crop: Box) -> NetworkGrid:
     """Return the network grid of `spacing` (x, y, z) over a crop of the oriented image."""
     axes, flips = orientation(geometry, recipe.orientation)

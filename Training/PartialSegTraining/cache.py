@@ -1,10 +1,9 @@
-"""Cases on the network's grid, ready to cut windows from; prepared once and kept in memory.
+"""Cases on the network's grid, ready to cut windows from; prepared once.
 
-A case is kept at each spacing that the recipe trains at: the volume in half precision, and its
-masks as the bits of one integer volume (bit c is the c-th annotated structure), so that
-overlapping structures cost one byte a voxel. On disk, an entry is named by the content of the
-files and by the preprocessing, so that a resumed or repeated training finds it, and nothing else
-does. Called by the trainer.
+On disk, an entry is named by the content of the files and by the preprocessing, so that a resumed or
+repeated training finds it, and nothing else does; what an entry is made of,
+:mod:`PartialSegTraining.storage` decides. A preparation that is interrupted goes on with the cases
+that are missing. Called by the trainer and by fine-tuning.
 """
 
 from __future__ import annotations
@@ -15,109 +14,37 @@ import os
 import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor
 
-from PartialSegLib.atomic import atomic_write
 from PartialSegLib.bundle import Preprocessing
 from PartialSegLib.errors import CollectionError
-from PartialSegLib.preprocessing import find_crop, prepare
+from PartialSegLib.preprocessing import find_crop, intensity_limits, prepare
 from PartialSegLib.progress import Monitor
 from PartialSegTraining.cases import Case
+from PartialSegTraining.levels import AnyLevel, CachedCase, Level
+from PartialSegTraining.storage import QuantizedLevel, open_entry, quantize, write_entry
+
+__all__ = ["AnyLevel", "CachedCase", "Level", "entry_key", "prepare_case", "prepare_cases"]
 
 #: Voxels kept of each structure to center windows on; drawn at random from all of them.
 _CENTERS = 8192
 #: Changes whenever an entry of the cache would be written differently.
-_VERSION = 1
-
-
-@dataclass(frozen=True)
-class Level:
-    """A case at one spacing.
-
-    Parameters
-    ----------
-    volume : Tensor
-        float16 (D, H, W), clipped and scaled as the network's input.
-    bits : Tensor
-        Integer (D, H, W); bit c is set inside the c-th annotated structure.
-    centers : tuple of numpy.ndarray
-        int32 (n, 3) voxels (z, y, x) of each annotated structure; n = 0 where it is absent.
-    """
-
-    volume: Tensor
-    bits: Tensor
-    centers: tuple[np.ndarray, ...]
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Voxels, (D, H, W)."""
-        z, y, x = self.volume.shape
-        return z, y, x
-
-    def to(self, device: torch.device) -> Level:
-        """Return the level with its volumes on another device."""
-        return Level(self.volume.to(device), self.bits.to(device), self.centers)
-
-
-@dataclass(frozen=True)
-class CachedCase:
-    """A case at every spacing that the recipe trains at.
-
-    Parameters
-    ----------
-    name : str
-        Of the case.
-    structures : tuple of str
-        Keys of the annotated structures, in the order of the bits.
-    levels : tuple of Level
-        At ``spacing``, then at ``coarse_spacing`` where the recipe has one.
-    """
-
-    name: str
-    structures: tuple[str, ...]
-    levels: tuple[Level, ...]
-
-    def to(self, device: torch.device) -> CachedCase:
-        """Return the case with its volumes on another device."""
-        return CachedCase(self.name, self.structures, tuple(level.to(device) for level in self.levels))
-
-    @property
-    def nbytes(self) -> int:
-        """Memory of its volumes in bytes."""
-        return sum(level.volume.nbytes + level.bits.nbytes for level in self.levels)
+_VERSION = 2
 
 
 def prepare_case(case: Case, preprocessing: Preprocessing) -> CachedCase:
-    """Read a case and bring it to the network's grids.
+    """Read a case and bring it to the network's grids, in memory.
 
     Raises
     ------
     CollectionError
         When a file is unreadable or does not fit, or more than 63 structures are annotated.
     """
-    image, masks = case.load()
-    keys = tuple(sorted(masks))
-    dtype = _bit_type(len(keys), case.name)
-    levels = []
-    crop = find_crop(image, preprocessing)
-    for spacing in (preprocessing.spacing, preprocessing.coarse_spacing):
-        if spacing is None:
-            continue
-        prepared = prepare(image, preprocessing, spacing=spacing, crop=crop)
-        bits, centers = np.zeros(prepared.grid.shape, dtype), []
-        for index, key in enumerate(keys):
-            mask = prepared.grid.resample_mask(masks[key])
-            bits |= mask.astype(dtype) << dtype(index)
-            centers.append(_some_voxels(mask, f"{case.name}/{key}"))
-        levels.append(Level(prepared.volume.half(), torch.from_numpy(bits), tuple(centers)))
-    return CachedCase(case.name, keys, tuple(levels))
+    keys, levels = _prepared(case, preprocessing)
+    return CachedCase(case.name, keys, tuple(level.level() for level in levels), case.dataset)
 
 
 def prepare_cases(
@@ -137,7 +64,7 @@ def prepare_cases(
     preprocessing : Preprocessing
         Of the recipe.
     folder : Path, optional
-        Where entries are kept; ``None`` keeps them in memory only.
+        Where entries are kept; the cases that are returned lie there. ``None`` keeps them in memory.
     workers : int, optional
         Threads; by default one a core.
     monitor : Monitor, optional
@@ -146,7 +73,7 @@ def prepare_cases(
     Raises
     ------
     CollectionError
-        From the first case that cannot be prepared.
+        From the first case that cannot be prepared, or whose entry cannot be written.
     CancelledError
         When the monitor was cancelled; finished entries stay in `folder`.
     """
@@ -189,38 +116,37 @@ def _describe(case: Case) -> list[str]:
 def _prepare_or_load(case: Case, preprocessing: Preprocessing, folder: Path | None) -> CachedCase:
     if folder is None:
         return prepare_case(case, preprocessing)
-    path = folder / f"{entry_key(case, preprocessing)}.safetensors"
-    if path.is_file():
-        try:
-            return _load(path, case.name)
-        except (SafetensorError, KeyError, ValueError):
-            # A damaged entry is made anew: it holds nothing that the case does not.
-            path.unlink(missing_ok=True)
-    entry = prepare_case(case, preprocessing)
-    _save(entry, path)
+    path = folder / entry_key(case, preprocessing)
+    entry = open_entry(path, case.name, case.dataset)
+    if entry is not None:
+        return entry
+    # A damaged entry is made anew: it holds nothing that the case does not.
+    write_entry(path, *_prepared(case, preprocessing))
+    entry = open_entry(path, case.name, case.dataset)
+    if entry is None:
+        raise CollectionError(f"{path} was written, but reads back differently.", "Check the disk.")
     return entry
 
 
-def _save(entry: CachedCase, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tensors: dict[str, Tensor] = {}
-    for index, level in enumerate(entry.levels):
-        tensors[f"volume{index}"], tensors[f"bits{index}"] = level.volume.contiguous(), level.bits
-        for channel, centers in enumerate(level.centers):
-            tensors[f"centers{index}_{channel}"] = torch.from_numpy(centers)
-    with atomic_write(path) as file:
-        file.write(save(tensors, {"structures": json.dumps(entry.structures)}))
-
-
-def _load(path: Path, name: str) -> CachedCase:
-    levels: list[Level] = []
-    with safe_open(path, framework="pt") as entry:
-        structures = tuple(json.loads(entry.metadata()["structures"]))
-        while f"volume{len(levels)}" in entry.keys():  # noqa: SIM118 - the reader is no mapping
-            at = len(levels)
-            centers = tuple(entry.get_tensor(f"centers{at}_{channel}").numpy() for channel in range(len(structures)))
-            levels.append(Level(entry.get_tensor(f"volume{at}"), entry.get_tensor(f"bits{at}"), centers))
-    return CachedCase(name, structures, tuple(levels))
+def _prepared(case: Case, preprocessing: Preprocessing) -> tuple[tuple[str, ...], list[QuantizedLevel]]:
+    """Return the annotated structures of a case, and the case at each spacing."""
+    image, masks = case.load()
+    keys = tuple(sorted(masks))
+    dtype = _bit_type(len(keys), case.name)
+    levels = []
+    crop = find_crop(image, preprocessing)
+    for spacing in (preprocessing.spacing, preprocessing.coarse_spacing):
+        if spacing is None:
+            continue
+        prepared = prepare(image, preprocessing, spacing=spacing, crop=crop)
+        bits, centers = np.zeros(prepared.grid.shape, dtype), []
+        for index, key in enumerate(keys):
+            mask = prepared.grid.resample_mask(masks[key])
+            bits |= mask.astype(dtype) << dtype(index)
+            centers.append(_some_voxels(mask, f"{case.name}/{key}"))
+        values, step, offset = quantize(prepared.volume, intensity_limits(preprocessing))
+        levels.append(QuantizedLevel(values, step, offset, bits, tuple(centers)))
+    return keys, levels
 
 
 def _bit_type(structures: int, name: str) -> type[np.unsignedinteger | np.signedinteger]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -73,11 +73,14 @@ class Case:
         The image file, or the folder of a DICOM series.
     annotation : Annotation
         Its masks.
+    dataset : str
+        Which dataset of its collection it belongs to; empty where nobody said.
     """
 
     name: str
     image_path: Path
     annotation: Annotation
+    dataset: str = ""
 
     @property
     def annotated(self) -> frozenset[str]:
@@ -227,7 +230,8 @@ def read_collection(root: str | Path, space: LabelSpace) -> list[Case]:
     try:
         for entry in document["datasets"]:
             labels = {int(value): tuple(keys) for value, keys in entry["labels"].items()}
-            cases += read_decathlon(root / entry["folder"], labels, entry["annotated"], space)
+            read = read_decathlon(root / entry["folder"], labels, entry["annotated"], space)
+            cases += [replace(case, dataset=str(entry["folder"])) for case in read]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CollectionError(
             f"{path} is incomplete: {error!r}.", "Each dataset needs 'folder', 'labels' and 'annotated'."

@@ -161,7 +161,7 @@ def _members(manifest: Manifest, dataset: Dataset) -> tuple[list[Member], list[C
     ]
     owner = {name: split for split, names in splits.items() for name in names}
     members = [
-        Member(dataset.name, owner[name], replace(case, name=f"{dataset.name}-{name}"))
+        Member(dataset.name, owner[name], replace(case, name=f"{dataset.name}-{name}", dataset=dataset.name))
         for name, case in cases.items()
         if name in owner
     ]
