@@ -116,10 +116,12 @@ class SegmentationLoss(ABC):
     label_space : LabelSpace
         Tasks and the structures of their channels.
     reduce_sums : callable, optional
-        For a training on several processes: every loss that pools Dice over a batch passes its sums,
-        (S, 4) or (N, S, 4) for the S structures of the label space, through this function, which has
-        to add them over the processes and let gradients through (an autograd all-reduce). Without
-        it, Dice is pooled over the samples of this process alone.
+        For a training on several processes: every loss passes the sums that it is made of, those of
+        its Dice and those above and below the line of its means, through this function, which has to
+        add them over the processes and let gradients through (an autograd all-reduce). The loss is
+        then that of all samples of all processes, the same in each of them. Every process makes the
+        same calls with tensors of the same shapes, whatever its samples annotate. Without it, the
+        loss is that of the samples of this process.
     """
 
     #: Whether outputs are softmax logits of exclusive classes, instead of one logit per channel.
@@ -169,6 +171,10 @@ class SegmentationLoss(ABC):
             for name, value in self.level(logits, target.to(logits.dtype), task).items():
                 terms[name] = terms[name] + weight * value if name in terms else weight * value
         return LossTerms(terms)
+
+    def over_processes(self, sums: Tensor) -> Tensor:
+        """Add sums over the processes of the training; of one process alone they stay as they are."""
+        return sums if self.reduce_sums is None else self.reduce_sums(sums)
 
     def fits(self, channels: int) -> bool:
         """Tell whether an output may have so many channels: a network may leave out those no sample needs."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from PartialSegLib.structures import LabelSpace
 from PartialSegTraining.losses.contract import ReduceSums
 from PartialSegTraining.losses.dicesums import by_structure, dice_sums, structure_rows
-from PartialSegTraining.losses.exclusive import ClassView, ExclusiveLoss, ExclusiveParameters, mean
+from PartialSegTraining.losses.exclusive import ClassView, ExclusiveLoss, ExclusiveParameters
 from PartialSegTraining.tables import require
 
 #: Added above and below the line of a Dice: a class that is nowhere and predicted nowhere scores 1.
@@ -55,7 +55,7 @@ class DiceCE(ExclusiveLoss):
     label_space : LabelSpace
         Tasks, structures, and which of them contains which.
     reduce_sums : callable, optional
-        Adds the (S, 4) sums of a pooled Dice over processes.
+        Adds the (S, 4) sums of a pooled Dice, and those of all means, over processes.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class DiceCE(ExclusiveLoss):
     def judge(self, view: ClassView) -> dict[str, Tensor]:
         """See :meth:`ExclusiveLoss.judge`."""
         dice, ce = self._weights
-        entropy = -mean(view.log_probability.gather(1, view.target[:, None]))
+        entropy = -self.mean(view.log_probability.gather(1, view.target[:, None]))
         return {"dice": dice * self._dice(view), "ce": ce * entropy}
 
     def _dice(self, view: ClassView) -> Tensor:
@@ -83,10 +83,10 @@ class DiceCE(ExclusiveLoss):
         if self._pooled:
             rows = self._rows[list(view.tasks), : sums.shape[1]].to(sums.device)
             sums = by_structure(sums, rows, self._structures).sum(0)
-            sums = sums if self.reduce_sums is None else self.reduce_sums(sums)
+            sums = self.over_processes(sums)
         overlap, predicted, true, count = sums.unbind(-1)
         cost = 1.0 - (2.0 * overlap + _SMOOTH) / (predicted + true + _SMOOTH)
         counted = (count > 0).to(cost.dtype)
         # An image counts as much as the next, however many classes it annotates.
         each = (cost * counted).sum(-1) / counted.sum(-1).clamp(min=1.0)
-        return mean(each)
+        return each if self._pooled else self.mean(each)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from PartialSegTraining.losses.contract import BinaryLoss, known_channels
+from PartialSegTraining.losses.contract import BinaryLoss, ReduceSums, known_channels
 
 
 class DoDNetLoss(NamedTuple):
@@ -41,10 +41,13 @@ class DiceBCE(BinaryLoss):
 
     def level(self, logits: Tensor, target: Tensor, task: Tensor) -> dict[str, Tensor]:
         """Judge one output; see :meth:`SegmentationLoss.level`."""
-        return dodnet_loss(logits, target[:, : logits.shape[1]])._asdict()
+        # A network leaves out channels that none of its samples needs; those of another process may need them.
+        return dodnet_loss(logits, target[:, : logits.shape[1]], self.channels, self.reduce_sums)._asdict()
 
 
-def dodnet_loss(logits: Tensor, target: Tensor) -> DoDNetLoss:
+def dodnet_loss(
+    logits: Tensor, target: Tensor, channels: int | None = None, reduce_sums: ReduceSums | None = None
+) -> DoDNetLoss:
     """Dice and binary cross-entropy over the annotated channels (DoDNet, Eq. 8, as released).
 
     For sample b and channel c, ``Dice = 2 sum(p t) / (sum p + sum t + 1)`` with the sigmoid p, and
@@ -58,6 +61,10 @@ def dodnet_loss(logits: Tensor, target: Tensor) -> DoDNetLoss:
     target : Tensor
         (N, C, D, H, W), floating point: 0 or 1, and ``UNKNOWN`` throughout a channel that was not
         annotated.
+    channels : int, optional
+        The most that any process has; C by default.
+    reduce_sums : callable, optional
+        Adds tensors over the processes of a training; see :class:`SegmentationLoss`.
 
     Returns
     -------
@@ -76,12 +83,14 @@ def dodnet_loss(logits: Tensor, target: Tensor) -> DoDNetLoss:
     overlap = (probability * target).sum(axes)
     dice = 1.0 - 2.0 * overlap / (probability.sum(axes) + target.sum(axes) + 1.0)
     bce = functional.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(axes)
-    return DoDNetLoss(_mean_over_known(dice, known), _mean_over_known(bce, known))
+    weights = known.to(logits.dtype)
+    sums = torch.stack([(dice * weights).sum(0), (bce * weights).sum(0), weights.sum(0)])
+    if reduce_sums is not None:
+        sums = reduce_sums(functional.pad(sums, (0, (channels or len(sums[0])) - len(sums[0]))))
+    return DoDNetLoss(*(_mean_over_known(total, sums[2]) for total in sums[:2]))
 
 
-def _mean_over_known(values: Tensor, known: Tensor) -> Tensor:
-    """Average (N, C) over the samples that know a channel, then over the channels that any knows."""
-    weights = known.to(values.dtype)
-    samples = weights.sum(0)
-    per_channel = (values * weights).sum(0) / samples.clamp(min=1.0)
+def _mean_over_known(totals: Tensor, samples: Tensor) -> Tensor:
+    """Average totals (C,) over the samples (C,) that know a channel, then over the channels that any knows."""
+    per_channel = totals / samples.clamp(min=1.0)
     return per_channel.sum() / (samples > 0).sum().clamp(min=1)

@@ -209,6 +209,14 @@ class ExclusiveLoss(SegmentationLoss):
         """Tell whether an output may have so many channels; classes of the label space are always all there."""
         return channels == self.channels if self.layout.shared else channels <= self.channels
 
+    def mean(self, values: Tensor) -> Tensor:
+        """Return the mean of all values of all processes, 0 with a graph when there is none."""
+        if self.reduce_sums is None:
+            return values.sum() / max(1, values.numel())
+        sums = torch.stack([values.sum(), values.new_full((), float(values.numel()))])
+        total, count = self.reduce_sums(sums).unbind()
+        return total / count.clamp(min=1.0)
+
     @abstractmethod
     def judge(self, view: ClassView) -> dict[str, Tensor]:
         """Return the terms of the samples that annotate something; zero when there is none."""
@@ -244,11 +252,6 @@ class ExclusiveLoss(SegmentationLoss):
         logits = logits if len(rows) == len(logits) else logits[rows]
         classes = torch.stack(targets) if targets else task.new_zeros((0, *logits.shape[2:]))
         return ClassView(logits, grouped_log_probability(logits, groups), classes, tuple(groups), tuple(tasks))
-
-
-def mean(values: Tensor) -> Tensor:
-    """Return the mean of all values, 0 with a graph when there is none."""
-    return values.sum() / max(1, values.numel())
 
 
 def grouped_log_probability(logits: Tensor, groups: Sequence[Sequence[int]]) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 from PartialSegLib.structures import LabelSpace
 from PartialSegTraining.losses.contract import ReduceSums
 from PartialSegTraining.losses.dicece import DiceCE, DiceCEParameters
-from PartialSegTraining.losses.exclusive import ClassView, mean
+from PartialSegTraining.losses.exclusive import ClassView
 from PartialSegTraining.tables import require
 
 
@@ -106,7 +106,7 @@ class Hierarchical(DiceCE):
             log_probability = view.log_probability[row]
             yes, no = (log_probability[part].logsumexp(0) for part in (inside, outside))
             costs.append(-torch.where(torch.isin(view.target[row], members), yes, no))
-        return mean(torch.stack(costs)) if costs else view.logits[:0].sum()
+        return self.mean(torch.stack(costs) if costs else view.logits[:0].flatten())
 
     def _is_settled(self, task: int, groups: tuple[int, ...], union: EvaluationClass) -> bool:
         """Tell whether the annotations of a sample say of every voxel if it belongs to the union."""

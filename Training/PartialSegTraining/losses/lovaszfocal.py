@@ -14,7 +14,7 @@ from torch import Tensor
 
 from PartialSegLib.structures import LabelSpace
 from PartialSegTraining.losses.contract import ReduceSums
-from PartialSegTraining.losses.exclusive import ClassView, ExclusiveLoss, ExclusiveParameters, mean
+from PartialSegTraining.losses.exclusive import ClassView, ExclusiveLoss, ExclusiveParameters
 from PartialSegTraining.tables import require
 
 
@@ -42,7 +42,8 @@ class LovaszFocal(ExclusiveLoss):
     As released: absent classes and the background count, the voxels of all images are judged
     together, and no class is weighted. A class of one task is not a class of another, so that in a
     batch of several tasks each is judged by itself and counts by its samples. The Lovász extension
-    sorts voxels and is no function of sums: on several processes, each judges its own samples.
+    sorts voxels and is no function of sums: on several processes, each judges its own samples, and the
+    loss is the mean by samples.
 
     Parameters
     ----------
@@ -51,7 +52,7 @@ class LovaszFocal(ExclusiveLoss):
     label_space : LabelSpace
         Tasks, structures, and which of them contains which.
     reduce_sums : callable, optional
-        Of no use here.
+        Adds the sums of the means over processes.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class LovaszFocal(ExclusiveLoss):
         log_probability = view.log_probability.gather(1, view.target[:, None])
         # expm1 keeps 1 - p, and its gradient, exact where p is close to 1.
         focal = -((-torch.expm1(log_probability)).clamp(min=0.0) ** self._gamma) * log_probability
-        return {"lovasz": self._lovasz(view), "focal": mean(focal)}
+        return {"lovasz": self._lovasz(view), "focal": self.mean(focal)}
 
     def _lovasz(self, view: ClassView) -> Tensor:
         """Return the mean over tasks, by their samples, of the mean over their classes."""
@@ -80,7 +81,8 @@ class LovaszFocal(ExclusiveLoss):
                 truth = (view.target[known] == index).to(probability.dtype)
                 costs.append(lovasz_extension((truth - probability[known, index]).abs().flatten(), truth.flatten()))
             total = total + len(rows) * torch.stack(costs).mean()
-        return total / max(1, len(domains))
+        total, count = self.over_processes(torch.stack([total, total.new_full((), float(len(domains)))])).unbind()
+        return total / count.clamp(min=1.0)
 
 
 def lovasz_extension(errors: Tensor, truth: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from PartialSegLib.structures import LabelSpace
 from PartialSegTraining.losses.contract import ReduceSums
-from PartialSegTraining.losses.exclusive import LEFT_OUT, ClassView, mean
+from PartialSegTraining.losses.exclusive import LEFT_OUT, ClassView
 from PartialSegTraining.losses.targetadaptive import TargetAdaptive, TargetAdaptiveParameters
 from PartialSegTraining.tables import require
 
@@ -54,7 +54,7 @@ class MarginalExclusion(TargetAdaptive):
     label_space : LabelSpace
         Tasks, structures, and which of them contains which.
     reduce_sums : callable, optional
-        See :class:`DiceCE`; the exclusion terms are of each image by itself.
+        See :class:`DiceCE`; the exclusion Dice is of each image by itself.
     """
 
     def __init__(
@@ -69,8 +69,8 @@ class MarginalExclusion(TargetAdaptive):
         dice, entropy = (torch.cat([pair[part] for pair in pairs] or [view.logits[:0].flatten()]) for part in (0, 1))
         return {
             **super().judge(view),
-            "exclusion_dice": self._exclusion * mean(dice),
-            "exclusion_ce": self._exclusion * mean(entropy),
+            "exclusion_dice": self._exclusion * self.mean(dice),
+            "exclusion_ce": self._exclusion * self.mean(entropy),
         }
 
     def _excluded(self, view: ClassView, row: int) -> tuple[Tensor, Tensor]:

@@ -58,7 +58,8 @@ class MultiTalent(BinaryLoss):
     label_space : LabelSpace
         Says which channels of different tasks are the same class.
     reduce_sums : callable, optional
-        Adds the sums of Dice over processes, (S, 4) or with ``pooling = "sample"`` (N, S, 4).
+        Adds the sums of Dice over processes, (S, 4) or with ``pooling = "sample"`` (N, S, 4), and that
+        of the cross-entropy.
     """
 
     def __init__(
@@ -80,8 +81,6 @@ class MultiTalent(BinaryLoss):
         sums = by_structure(dice_sums(logits.sigmoid(), target, known), rows, self._structures)
         if self._pooled:
             sums = sums.sum(0)
-        if self.reduce_sums is not None:
-            sums = self.reduce_sums(sums)
-        overlap, predicted, true, _ = sums.unbind(-1)
+        overlap, predicted, true, _ = self.over_processes(sums).unbind(-1)
         dice = 2.0 * overlap / (predicted + true).clamp(min=_SMALLEST)
-        return {"bce": (bce * known).sum(), "dice": -dice.sum()}
+        return {"bce": self.over_processes((bce * known).sum()), "dice": -dice.sum()}
