@@ -74,11 +74,14 @@ class Outcome:
         float32 (z, y, x) of the crop: mean binary entropy of the structures, in bits.
     structure_entropy : dict of str to float
         Mean entropy of each structure inside its own mask.
+    windows_from_cache : int
+        How many windows were not computed, because a cache had their features.
     """
 
     masks: dict[str, PackedMask] = field(default_factory=dict)
     entropy: np.ndarray | None = None
     structure_entropy: dict[str, float] = field(default_factory=dict)
+    windows_from_cache: int = 0
 
     def add(self, structures: list[str], masks: list[PackedMask], confidence: Confidence | None, share: float) -> None:
         """Add what one pass found; `share` is its part of all structures."""

@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from PartialSegLib.errors import PartialSegError
 from PartialSegLib.inference.division import Division
 from PartialSegLib.inference.extractors import runs_on_openvino
 from PartialSegLib.inference.slabs import block_voxels
@@ -218,6 +219,21 @@ def ladder(device: torch.device, units: int) -> Iterator[Plan]:
         yield Plan(cpu, cpu, groups=groups)
 
 
+def device_named(name: str) -> torch.device:
+    """Return a device by its name, ``auto`` for a CUDA GPU if there is one; it is tried out."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        known = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+        raise PartialSegError(
+            f"There is no device '{name}' here.", f"Choose auto or one of: {', '.join(known)}."
+        ) from error
+    return device
+
+
 def free_memory(device: torch.device) -> int:
     """Return the bytes that are free on a GPU, or in main memory."""
     if device.type == "cuda":
@@ -225,9 +241,14 @@ def free_memory(device: torch.device) -> int:
     return int(psutil.virtual_memory().available)
 
 
-def fits(expected: Forecast) -> bool:
-    """Whether a forecast fits into what is free now."""
-    host = expected.host_bytes <= HEADROOM * free_memory(torch.device("cpu"))
+def memory_for_run(spare: int = 0) -> int:
+    """Return the main memory in bytes that a run may take now, `spare` of it used by what can be freed."""
+    return int(HEADROOM * (free_memory(torch.device("cpu")) + spare))
+
+
+def fits(expected: Forecast, spare: int = 0) -> bool:
+    """Whether a forecast fits into what is free now, and `spare` bytes of main memory that can be freed."""
+    host = expected.host_bytes <= memory_for_run(spare)
     if expected.plan.device.type != "cuda":
         return host
     return host and expected.device_bytes <= HEADROOM * free_memory(expected.plan.device)

@@ -17,20 +17,24 @@ from torch import Tensor
 from torch.nn import functional
 
 from PartialSegLib.bundle import ModelBundle
-from PartialSegLib.errors import ImageError, MemoryForecastError, PartialSegError
+from PartialSegLib.errors import ImageError, MemoryForecastError
 from PartialSegLib.images import Image
 from PartialSegLib.inference.allocation import kept_memory
+from PartialSegLib.inference.boxes import clip_masks, hull
 from PartialSegLib.inference.division import Division
 from PartialSegLib.inference.extractors import Extractor, make_extractor
+from PartialSegLib.inference.featurecache import CachingExtractor, FeatureCache
 from PartialSegLib.inference.passes import Job, Outcome, Passes
 from PartialSegLib.inference.planner import (
     Forecast,
     NetworkCosts,
     Plan,
+    device_named,
     fits,
     forecast,
     free_memory,
     ladder,
+    memory_for_run,
     network_costs,
 )
 from PartialSegLib.inference.presets import Preset, preset_named
@@ -49,7 +53,7 @@ from PartialSegLib.preprocessing import (
     widen,
 )
 from PartialSegLib.progress import Monitor
-from PartialSegLib.segmentation import Box, PackedMask, Segmentation
+from PartialSegLib.segmentation import Box, Segmentation
 
 #: Millimetres of context around the region that the coarse pass found, or that the user gave.
 REGION_MARGIN = 30.0
@@ -95,7 +99,7 @@ class Predictor:
     def __init__(self, bundle: ModelBundle, device: str = "auto") -> None:
         self.bundle = bundle
         self.label_space = bundle.card.label_space
-        self.device = _device(device)
+        self.device = device_named(device)
         self._window: tuple[int, int, int] = bundle.card.window
         self._network = bundle.load_network()
         self._costs: NetworkCosts | None = None
@@ -139,6 +143,7 @@ class Predictor:
         region: Region | None = None,
         uncertainty: bool = False,
         monitor: Monitor | None = None,
+        cache: FeatureCache | None = None,
     ) -> Result:
         """Segment the chosen tasks of an image.
 
@@ -156,6 +161,9 @@ class Predictor:
             Also return the map of mean binary entropy.
         monitor : Monitor, optional
             Progress and cancellation, between windows.
+        cache : FeatureCache, optional
+            Keeps the features of every window for the next tasks on the same image, and gives those
+            that it has; not used by networks whose features depend on the task.
 
         Raises
         ------
@@ -173,14 +181,16 @@ class Predictor:
         structures, chosen = self._select(tasks), preset_named(preset)
         body = find_crop(image, self.bundle.card.preprocessing)
         asked = region_crop(image.geometry, self.bundle.card.preprocessing, region) if region else None
-        crop, steps = self._crop(image, structures, chosen, body, asked, monitor)
+        crop, steps = self._crop(image, structures, chosen, body, asked, monitor, cache)
         prepared = prepare(image, self.bundle.card.preprocessing, crop=crop)
         prepared_at = time.perf_counter()
-        outcome, expected, taken = self._run(prepared, structures, chosen, monitor, "segment", uncertainty)
+        outcome, expected, taken = self._run(
+            prepared, structures, chosen, monitor, "segment", uncertainty=uncertainty, cache=cache
+        )
         segmented_at = time.perf_counter()
         grid = prepared.grid
         del prepared  # the resampled image, before components ask for memory
-        masks = outcome.masks if asked is None else _clip(outcome.masks, grid, asked)
+        masks = outcome.masks if asked is None else clip_masks(outcome.masks, grid, asked)
         described = tuple(self.label_space.structure(key) for key in structures)
         segmentation = Segmentation(image.geometry, described, masks, algorithm=self.algorithm)
         segmentation = apply_rules(segmentation, self.label_space)
@@ -192,6 +202,7 @@ class Predictor:
             "engine": self._extractor(expected.plan).name,
             "forecast": expected.to_json(),
             "windows": expected.windows,
+            "windows_from_cache": outcome.windows_from_cache,
             "steps": steps + taken,
             "corrections": list(image.corrections),
             "seconds": {
@@ -236,6 +247,7 @@ class Predictor:
         body: Box,
         asked: Box | None,
         monitor: Monitor,
+        cache: FeatureCache | None,
     ) -> tuple[Box, list[str]]:
         """Return the part of the image to segment, and what was done to find it."""
         recipe = self.bundle.card.preprocessing
@@ -244,7 +256,7 @@ class Predictor:
         if not preset.coarse or recipe.coarse_spacing is None:
             return body, []
         prepared = prepare(image, recipe, spacing=recipe.coarse_spacing, crop=body)
-        outcome, _, taken = self._run(prepared, structures, preset, monitor, "find region", uncertainty=False)
+        outcome, _, taken = self._run(prepared, structures, preset, monitor, "find region", cache=cache)
         boxes = []
         for task in self.label_space.tasks:
             wanted = [key for key in task.structures if key in structures]
@@ -253,7 +265,7 @@ class Predictor:
                 # A small finding can be missed at the coarse spacing: then nothing is cut away.
                 return body, [*taken, f"coarse pass found no {task.name.lower()}: the whole body is segmented"]
             boxes += [prepared.grid.oriented_box(mask.box) for mask in found]
-        region = widen(_hull(boxes), image.geometry, recipe, REGION_MARGIN)
+        region = widen(hull(boxes), image.geometry, recipe, REGION_MARGIN)
         return intersect(region, body), [*taken, "coarse pass bounded the region"]
 
     def _run(
@@ -263,17 +275,23 @@ class Predictor:
         preset: Preset,
         monitor: Monitor,
         stage: str,
-        uncertainty: bool,
+        *,
+        uncertainty: bool = False,
+        cache: FeatureCache | None = None,
     ) -> tuple[Outcome, Forecast, list[str]]:
         """Segment a prepared image, climbing down the ladder of plans when memory runs out."""
         windows = self._windows(prepared.grid, preset)
         volume = _pad(prepared.volume, windows, padding_value(self.bundle.card.preprocessing))
         job = Job(volume, prepared.grid, windows, tuple(structures), self._mirror_axes(preset), uncertainty, stage)
-        expected, rest = self._plan(prepared.grid, windows, preset, structures)
+        cache = None if self._network.features_depend_on_task else cache
+        spare = 0 if cache is None else cache.memory_used
+        expected, rest = self._plan(prepared.grid, windows, preset, structures, spare)
+        if cache is not None:
+            cache.begin_run(memory_for_run(spare) - expected.host_bytes)
         taken: list[str] = []
         while True:
             try:
-                return self._execute(job, expected, monitor), expected, taken
+                return self._execute(job, expected, monitor, cache), expected, taken
             except (RuntimeError, MemoryError) as error:
                 if not _is_out_of_memory(error):
                     raise
@@ -284,13 +302,18 @@ class Predictor:
                     ) from error
             # Outside of the handler, so that the failed run's tensors are gone.
             self._release()
+            if cache is not None:
+                cache.limit_memory(0)
             expected = replace(expected, plan=rest.pop(0))
             taken.append(f"memory ran out: continued with {expected.plan.describe()}")
 
     def _plan(
-        self, grid: NetworkGrid, windows: WindowGrid, preset: Preset, structures: Sequence[str]
+        self, grid: NetworkGrid, windows: WindowGrid, preset: Preset, structures: Sequence[str], spare: int = 0
     ) -> tuple[Forecast, list[Plan]]:
-        """Return the first plan that fits, and the more frugal ones after it."""
+        """Return the first plan that fits, and the more frugal ones after it.
+
+        `spare` is main memory in bytes that can be freed for the run.
+        """
         if self._costs is None:
             self._costs = network_costs(self._network, self._window)
         division = Division.of(self._network, structures)
@@ -307,7 +330,7 @@ class Predictor:
                 copies=2 ** len(self._mirror_axes(preset)),
                 seconds_per_window=self._pace.get(plan.device),
             )
-            if fits(expected):
+            if fits(expected, spare):
                 return expected, plans[index + 1 :]
         available = free_memory(torch.device("cpu"))
         raise MemoryForecastError(
@@ -328,13 +351,20 @@ class Predictor:
     def _mirror_axes(self, preset: Preset) -> tuple[int, ...]:
         return self.bundle.card.mirror_axes if preset.flips else ()
 
-    def _execute(self, job: Job, expected: Forecast, monitor: Monitor) -> Outcome:
+    def _execute(self, job: Job, expected: Forecast, monitor: Monitor, cache: FeatureCache | None) -> Outcome:
         """Run a plan, and remember its pace for the next forecast."""
-        plan = expected.plan
+        plan, extractor = expected.plan, self._extractor(expected.plan)
+        caching = None
+        if cache is not None:
+            owner = f"{self.bundle.card.weights['sha256']} {extractor.name} {plan.device}"
+            caching = CachingExtractor(extractor, cache, owner)
         started = time.perf_counter()
         with kept_memory(plan.device):
-            outcome = Passes(self._network, self._extractor(plan), plan, monitor).run(job)
-        self._pace[plan.device] = (time.perf_counter() - started) / max(1, expected.windows)
+            outcome = Passes(self._network, caching or extractor, plan, monitor).run(job)
+        if caching is not None and caching.found:
+            outcome.windows_from_cache = caching.found
+        else:
+            self._pace[plan.device] = (time.perf_counter() - started) / max(1, expected.windows)
         return outcome
 
     def _extractor(self, plan: Plan) -> Extractor:
@@ -350,20 +380,6 @@ class Predictor:
             torch.cuda.empty_cache()
 
 
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        known = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
-        raise PartialSegError(
-            f"There is no device '{name}' here.", f"Choose auto or one of: {', '.join(known)}."
-        ) from error
-    return device
-
-
 def _pad(volume: Tensor, windows: WindowGrid, value: float) -> Tensor:
     """Pad a volume where the windows want it, so that one of them fits."""
     if windows.shape == tuple(volume.shape):
@@ -372,22 +388,6 @@ def _pad(volume: Tensor, windows: WindowGrid, value: float) -> Tensor:
     for wanted, length, before in zip(windows.shape, volume.shape, windows.offset, strict=True):
         padding[:0] = (before, wanted - length - before)
     return functional.pad(volume, padding, value=value)
-
-
-def _clip(masks: dict[str, PackedMask], grid: NetworkGrid, region: Box) -> dict[str, PackedMask]:
-    """Remove everything outside a region of the oriented image."""
-    box = grid.image_box(region)
-    clipped = {}
-    for key, mask in masks.items():
-        shared = intersect(mask.box, box)
-        inner = tuple(slice(part.start - at, part.stop - at) for part, at in zip(shared, mask.start, strict=True))
-        clipped[key] = PackedMask.from_array(mask.unpack()[inner], tuple(part.start for part in shared))
-    return clipped
-
-
-def _hull(boxes: Sequence[Box]) -> Box:
-    z, y, x = (slice(min(box[axis].start for box in boxes), max(box[axis].stop for box in boxes)) for axis in range(3))
-    return z, y, x
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
