@@ -61,6 +61,27 @@ def install_archive(archive: Path, folder: Path) -> ModelBundle:
     return ModelBundle.open(folder)
 
 
+def archived_name(archive: Path) -> str | None:
+    """Return the name of the model in a zip; ``None`` when the file is no zip, or none of one model.
+
+    Raises
+    ------
+    BundleError
+        When the card in it is damaged.
+    """
+    if not zipfile.is_zipfile(archive):
+        return None
+    with zipfile.ZipFile(archive) as packed:
+        cards = [name for name in packed.namelist() if PurePosixPath(name).name == CARD]
+        if len(cards) != 1:
+            return None
+        try:
+            document = json.loads(_read(packed, cards[0], MAX_CARD_BYTES))
+        except (OSError, ValueError, RecursionError, zipfile.BadZipFile) as error:
+            raise BundleError(f"{archive}: {cards[0]} cannot be read: {error}.", _AGAIN) from error
+    return Card.from_json(document, f"{archive}: {cards[0]}").name
+
+
 def _card_name(archive: Path, packed: zipfile.ZipFile) -> str:
     cards = [name for name in packed.namelist() if PurePosixPath(name).name == CARD]
     if len(cards) != 1:

@@ -7,7 +7,7 @@ Segment Editor and does not see what a run writes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,6 +77,17 @@ class RunUndo:
         """Remember that the segment was not there before."""
         self._before.setdefault(segmentID, None)
 
+    def watch(self, ids: Iterable[str]) -> None:
+        """Remember what these segments are, to know whether somebody edits them before they are written.
+
+        Raises
+        ------
+        SegmentationError
+            When there is no such segment.
+        """
+        for segmentID in ids:
+            self._after[segmentID] = readLabelmap(self.segmentationNode, segmentID)
+
     def changed(self, segmentID: str, labelmap: Labelmap) -> None:
         """Remember what the run left in a segment, to know later whether it was edited."""
         self._after[segmentID] = labelmap
@@ -87,7 +98,7 @@ class RunUndo:
         self.changed(segmentID, labelmap)
 
     def editedSegments(self) -> tuple[str, ...]:
-        """Return the IDs of the segments that somebody edited or deleted since the run.
+        """Return the IDs of the segments that somebody edited or deleted since the run wrote or watched them.
 
         Their edits go when the run is undone (and come back when the undo is undone): ask first.
 
@@ -104,11 +115,16 @@ class RunUndo:
             if segmentID not in present or not _equal(labelmap, readLabelmap(self.segmentationNode, segmentID))
         )
 
-    def restore(self) -> RunUndo:
+    def restore(self, leave: Collection[str] = ()) -> RunUndo:
         """Put back exactly what was there: voxels, names, colors, tags, IDs and order of the segments.
 
         Segments that the run added are removed. A segment that was marked "Completed" since is
         left alone, and so is every segment that the run did not change.
+
+        Parameters
+        ----------
+        leave : collection of str
+            IDs of segments that are left alone as well.
 
         Returns
         -------
@@ -124,7 +140,7 @@ class RunUndo:
         node, redo = self.segmentationNode, RunUndo(self.segmentationNode)
         for segmentID, saved in self._before.items():
             segment = node.GetSegmentation().GetSegment(segmentID)
-            if segment is not None and isCompleted(segment):
+            if segmentID in leave or (segment is not None and isCompleted(segment)):
                 continue
             if segment is not None:
                 redo.save([segmentID])

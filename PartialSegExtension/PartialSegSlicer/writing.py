@@ -143,6 +143,27 @@ def writeSegmentation(
     return WriteReport(written, plan.completed, empty, plan.taken, plan.withheld, undo)
 
 
+def requireSameGrid(geometry: Geometry, segmentationNode: Any) -> None:
+    """Refuse, before a run, a segmentation into which its result could not be written.
+
+    Parameters
+    ----------
+    geometry : Geometry
+        World grid of the volume that will be segmented.
+    segmentationNode : vtkMRMLSegmentationNode
+
+    Raises
+    ------
+    SegmentationError
+        When the node was removed, stores no voxels, lies under a transform that is not linear or on
+        another grid.
+    """
+    requireWritable(segmentationNode)
+    local, grid = _local(geometry, segmentationNode), referenceGrid(segmentationNode)
+    if grid is not None:
+        _offset(local, grid, segmentationNode)
+
+
 def _requireUnmoved(segmentation: Segmentation, volumeNode: Any) -> None:
     if not segmentation.geometry.matches(geometryFromVolumeNode(volumeNode)):
         raise SegmentationError(
@@ -174,8 +195,7 @@ def _planned(
 
 def _grid(segmentation: Segmentation, segmentationNode: Any, volumeNode: Any) -> tuple[Geometry, tuple[int, int, int]]:
     """Return the grid of the node, and where the first voxel of the result lies in it, (z, y, x)."""
-    toWorld = matrixToWorld(segmentationNode, segmentationNode.GetParentTransformNode(), SegmentationError)
-    local = transformed(segmentation.geometry, np.linalg.inv(toWorld))
+    local = _local(segmentation.geometry, segmentationNode)
     grid = referenceGrid(segmentationNode)
     if grid is None:
         if volumeNode is not None:
@@ -183,6 +203,17 @@ def _grid(segmentation: Segmentation, segmentationNode: Any, volumeNode: Any) ->
         else:
             setReferenceGrid(segmentationNode.GetSegmentation(), local)
         grid = local
+    return grid, _offset(local, grid, segmentationNode)
+
+
+def _local(geometry: Geometry, segmentationNode: Any) -> Geometry:
+    """Return a world grid in the coordinates of the node."""
+    toWorld = matrixToWorld(segmentationNode, segmentationNode.GetParentTransformNode(), SegmentationError)
+    return transformed(geometry, np.linalg.inv(toWorld))
+
+
+def _offset(local: Geometry, grid: Geometry, segmentationNode: Any) -> tuple[int, int, int]:
+    """Return where the first voxel of one grid lies in another, (z, y, x)."""
     offset = lattice_offset(local, grid)
     if offset is None:
         raise SegmentationError(
@@ -190,7 +221,7 @@ def _grid(segmentation: Segmentation, segmentationNode: Any, volumeNode: Any) ->
             f"{_words(grid)}, not {_words(local)}.",
             "Choose a new segmentation, or the one that was made on this volume.",
         )
-    return grid, offset
+    return offset
 
 
 def _withhold(plan: _Plan, segmentationNode: Any) -> None:
@@ -273,4 +304,4 @@ def _words(geometry: Geometry) -> str:
     return f"{x} x {y} x {z} voxels of {' x '.join(f'{value:g}' for value in geometry.spacing)} mm"
 
 
-__all__ = ["Overlap", "WriteReport", "without", "writeSegmentation"]
+__all__ = ["Overlap", "WriteReport", "requireSameGrid", "without", "writeSegmentation"]

@@ -24,6 +24,7 @@ from PartialSegLib.progress import Monitor, Progress
 from PartialSegWorker.channel import Channel
 from PartialSegWorker.engine import Engine
 from PartialSegWorker.errors import ProtocolError, ProtocolVersionError, UnknownRequestError
+from PartialSegWorker.modelwork import DownloadParameters, ImportParameters, download_model, import_model
 from PartialSegWorker.parameters import (
     CancelParameters,
     ForecastParameters,
@@ -31,6 +32,7 @@ from PartialSegWorker.parameters import (
     NoParameters,
     SegmentParameters,
 )
+from PartialSegWorker.phantomwork import PhantomParameters, make_phantom
 from PartialSegWorker.protocol import (
     LONGEST_LINE,
     VERSION,
@@ -79,6 +81,9 @@ class Server:
             "devices": self._devices,
             "forecast": self._forecast,
             "segment": self._segment,
+            "import": self._import,
+            "download": self._download,
+            "phantom": self._phantom,
             "unload": self._unload,
         }
 
@@ -215,6 +220,18 @@ class Server:
     def _segment(self, call: Call) -> _Work:
         parameters = SegmentParameters.of(call)
         return lambda monitor: self._engine.segment(parameters, monitor)
+
+    def _import(self, call: Call) -> _Work:
+        wanted = ImportParameters.of(call)
+        return lambda monitor: import_model(wanted, monitor)
+
+    def _download(self, call: Call) -> _Work:
+        wanted = DownloadParameters.of(call)
+        return lambda monitor: download_model(wanted, monitor)
+
+    def _phantom(self, call: Call) -> _Work:
+        wanted = PhantomParameters.of(call)
+        return lambda monitor: make_phantom(wanted, monitor)
 
     def _unload(self, call: Call) -> _Work:
         NoParameters.of(call)

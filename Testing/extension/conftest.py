@@ -4,8 +4,9 @@ import sys
 from pathlib import Path
 
 from host import slicer_app
+from logic_cases import logic, own_logic, shared_logic, volume
 from worker_cases import random_model, scan
 
-__all__ = ["random_model", "scan", "slicer_app"]
+__all__ = ["logic", "own_logic", "random_model", "scan", "shared_logic", "slicer_app", "volume"]
 
 sys.path.append(str(Path(__file__).parents[1] / "lib"))

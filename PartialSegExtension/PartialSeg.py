@@ -1,0 +1,202 @@
+"""PartialSeg: one model that segments every structure any of its training datasets annotated.
+
+The scripted module as Slicer loads it. The work is done in packages beside this file: what the
+module does in ``PartialSegSlicer.logic``, its panel in ``PartialSegSlicer.panels``, the network in
+a worker process (``PartialSegWorker``), so that Slicer itself never loads torch.
+"""
+
+# Methods have Slicer's names, and the self-test is a unittest, which Slicer runs.
+# ruff: noqa: N802, N803, N815, PT009, PT027
+
+import sys
+from pathlib import Path
+
+import slicer
+from slicer import vtkMRMLMarkupsROINode, vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
+from slicer.i18n import tr as _
+from slicer.i18n import translate
+from slicer.parameterNodeWrapper import parameterNodeWrapper
+from slicer.ScriptedLoadableModule import (
+    ScriptedLoadableModule,
+    ScriptedLoadableModuleLogic,
+    ScriptedLoadableModuleTest,
+    ScriptedLoadableModuleWidget,
+)
+from slicer.util import VTKObservationMixin
+
+_FOLDER = Path(__file__).resolve().parent
+# Installed, the library lies beside this file; in a checkout, above it.
+for _folder in (_FOLDER, _FOLDER.parent, _FOLDER.parent / "Training"):
+    if str(_folder) not in sys.path and any(_folder.glob("PartialSeg*/__init__.py")):
+        sys.path.append(str(_folder))
+
+from PartialSegSlicer.logic.headless import HeadlessLogic  # noqa: E402
+from PartialSegSlicer.logic.sampledata import NAME, TITLE, addPhantom  # noqa: E402
+
+#: Packages that "Reload" loads anew.
+PACKAGES = ("PartialSegLib", "PartialSegSlicer", "PartialSegWorker")
+
+
+def forgetPackages() -> None:
+    """Make the next import of the module's packages read their files again."""
+    for name in [name for name in sys.modules if name.split(".")[0] in PACKAGES]:
+        del sys.modules[name]
+
+
+class PartialSeg(ScriptedLoadableModule):
+    """What Slicer shows of the module."""
+
+    def __init__(self, parent):
+        ScriptedLoadableModule.__init__(self, parent)
+        self.parent.title = _("PartialSeg")
+        self.parent.categories = [translate("qSlicerAbstractCoreModule", "Segmentation")]
+        self.parent.dependencies = []
+        self.parent.contributors = ["PartialSeg contributors"]
+        self.parent.helpText = _(
+            "Segments every structure that a model knows, with one run and overlapping segments, and learns from "
+            "the segments that you correct. Research software: not for diagnosis or treatment. The bundled model was "
+            "trained on synthetic phantoms alone."
+        )
+        self.parent.acknowledgementText = _(
+            "The methods are those of: J. Zhang et al., DoDNet, CVPR 2021; F. Ulrich et al., MultiTalent, MICCAI 2023; "
+            "C. Huang et al., 3D U2-Net, MICCAI 2019; H. Wu et al., TGNet, ISBI 2022; F. Isensee et al., nnU-Net, "
+            "Nature Methods 2021. Please cite the papers of the method and of the datasets of the model that you use."
+        )
+        slicer.app.connect("startupCompleted()", registerSampleData)
+
+
+def registerSampleData():
+    """Offer a synthetic CT in the module Sample Data."""
+    import SampleData
+
+    def load(source):
+        logic = PartialSegLogic()
+        try:
+            return [addPhantom(logic)]
+        finally:
+            logic.close()
+
+    SampleData.SampleDataLogic.registerCustomSampleDataSource(
+        category="PartialSeg",
+        sampleName=NAME,
+        nodeNames=TITLE,
+        customDownloader=load,
+        thumbnailFileName=str(_FOLDER / "Resources" / "Icons" / "PartialSeg.png"),
+        sampleDescription=_("A synthetic CT of the trunk, drawn on this computer. Not a patient."),
+    )
+
+
+@parameterNodeWrapper
+class PartialSegParameterNode:
+    """The choices of a scene.
+
+    inputVolume - what is segmented.
+    outputSegmentation - where to; a new one is made without it.
+    region - look only here.
+    model - name of a model; the default one when empty.
+    tasks - keys of the chosen tasks and structures.
+    device - "auto", "cpu", "cuda:0" ...
+    quality - "fast", "standard" or "best".
+    overlap - "keep", "replace others" or "only unlocked".
+    uncertainty - also measure how sure the network is.
+    """
+
+    inputVolume: vtkMRMLScalarVolumeNode
+    outputSegmentation: vtkMRMLSegmentationNode
+    region: vtkMRMLMarkupsROINode
+    model: str = ""
+    tasks: list[str]
+    device: str = "auto"
+    quality: str = "standard"
+    overlap: str = "keep"
+    uncertainty: bool = False
+
+
+class PartialSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
+    """The panel."""
+
+    def __init__(self, parent=None):
+        ScriptedLoadableModuleWidget.__init__(self, parent)
+        VTKObservationMixin.__init__(self)
+        self.logic = None
+
+    def setup(self):
+        """Build the panel."""
+        ScriptedLoadableModuleWidget.setup(self)
+        self.logic = PartialSegLogic()
+
+    def cleanup(self):
+        """End the worker."""
+        self.removeObservers()
+        if self.logic is not None:
+            self.logic.close()
+
+    def onReload(self):
+        """Load the packages of the module anew, and build the panel again."""
+        forgetPackages()
+        ScriptedLoadableModuleWidget.onReload(self)
+
+
+class PartialSegLogic(ScriptedLoadableModuleLogic, HeadlessLogic):
+    """What the module can do, for the panel, the console and scripts; it shows no dialog.
+
+    See :class:`PartialSegSlicer.logic.headless.HeadlessLogic` for every method.
+    """
+
+    def __init__(self, parent=None, python=None, casesFolder=None):
+        ScriptedLoadableModuleLogic.__init__(self)
+        HeadlessLogic.__init__(self, python, casesFolder)
+
+    def getParameterNode(self):
+        """Return the choices of this scene."""
+        return PartialSegParameterNode(super().getParameterNode())
+
+
+class PartialSegTest(ScriptedLoadableModuleTest):
+    """The self-test, as Slicer runs it."""
+
+    def setUp(self):
+        """Begin with an empty scene."""
+        slicer.mrmlScene.Clear()
+        self.logic = PartialSegLogic()
+
+    def tearDown(self):
+        """End the worker."""
+        self.logic.close()
+
+    def runTest(self):
+        """Run every test."""
+        for test in (self.test_phantomIsSegmentedAndUndone, self.test_wrongCallsAreRefused):
+            self.setUp()
+            try:
+                test()
+            finally:
+                self.tearDown()
+
+    def test_phantomIsSegmentedAndUndone(self):
+        """Segment the synthetic CT with the bundled model; undo puts the scene back."""
+        self.delayDisplay(_("Segmenting a phantom"))
+        state = self.logic.setupState()
+        self.assertTrue(state.ready, state.sentence)
+        volume = addPhantom(self.logic)
+        result = self.logic.segment(volume, tasks=["liver", "spleen"], model="demo", quality="fast")
+        found = {row.key: row.volumeMl for row in result.structures}
+        self.assertGreater(found["liver"], 500)
+        self.assertGreater(found["spleen"], 30)
+        self.assertEqual(result.segmentationNode.GetSegmentation().GetNumberOfSegments(), len(found))
+        self.logic.undoLastRun()
+        self.assertIsNone(result.segmentationNode.GetScene())
+
+    def test_wrongCallsAreRefused(self):
+        """What cannot be done is said at once, and starts no worker."""
+        from PartialSegLib.errors import PartialSegError
+
+        volume = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "empty")
+        for call in (
+            lambda: self.logic.segment(None),
+            lambda: self.logic.segment(volume),
+            lambda: self.logic.removeModel("demo"),
+        ):
+            with self.assertRaises(PartialSegError):
+                call()
+        self.assertFalse(self.logic.session.running)

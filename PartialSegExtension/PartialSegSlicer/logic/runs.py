@@ -1,0 +1,177 @@
+"""A run: one volume to the worker, its structures to the scene.
+
+What it needs is checked before anything is sent. While it goes on, the scene may be edited, closed or
+saved: a node that is removed ends the run as cancelled, and a run that does not come to its end leaves
+the scene as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PartialSegLib import catalog
+from PartialSegLib.bundle import ModelBundle
+from PartialSegLib.images import Geometry, read_image
+from PartialSegLib.segmentationfiles import read_segmentation
+from PartialSegSlicer.logic.jobs import Job, Listeners
+from PartialSegSlicer.logic.notes import modalityDoubt, notesOf
+from PartialSegSlicer.logic.regions import boxOfRegion, regionOfNode
+from PartialSegSlicer.logic.results import SegmentResult, StructureRow
+from PartialSegSlicer.logic.session import Session
+from PartialSegSlicer.logic.settings import chosenTasks, overlapNamed, presetOf
+from PartialSegSlicer.logic.uncertainty import showUncertainty
+from PartialSegSlicer.logic.watching import SceneWatch
+from PartialSegSlicer.logic.writer import RunWriter
+from PartialSegSlicer.volumes import geometryFromVolumeNode
+from PartialSegWorker.errors import WorkerError
+from PartialSegWorker.parameters import SegmentParameters
+from PartialSegWorker.protocol import Message
+from PartialSegWorker.request import Request
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What a run does; see ``PartialSegLogic.segment``."""
+
+    tasks: Sequence[str] | str | None = None
+    model: str | None = None
+    device: str = "auto"
+    quality: str = "standard"
+    overlap: str = "keep"
+    uncertainty: bool = False
+
+
+class SegmentRun(Job[SegmentResult]):
+    """One run.
+
+    Parameters
+    ----------
+    volumeNode : vtkMRMLScalarVolumeNode
+    segmentationNode : vtkMRMLSegmentationNode or None
+        A new one is made without it.
+    settings : RunSettings
+    regionNode : vtkMRMLMarkupsROINode, optional
+    listeners : Listeners, optional
+    onPartial : callable, optional
+        Called with a :class:`StructureRow` when a structure has appeared before the others.
+    """
+
+    kind = "segment"
+
+    def __init__(
+        self,
+        volumeNode: Any,
+        segmentationNode: Any,
+        settings: RunSettings,
+        regionNode: Any = None,
+        listeners: Listeners | None = None,
+        onPartial: Callable[[StructureRow], object] | None = None,
+    ) -> None:
+        super().__init__(listeners)
+        self._volumeNode, self._settings = volumeNode, settings
+        self._region = regionOfNode(regionNode) if regionNode is not None else None
+        self._onPartial = onPartial
+        self.writer = RunWriter(volumeNode, segmentationNode, overlapNamed(settings.overlap), self._region)
+        self._watch: SceneWatch | None = None
+        self._session: Session | None = None
+        self._request: Request | None = None
+        self._files: list[Path] = []
+        self._geometry: Geometry | None = None
+        self._bundle: ModelBundle | None = None
+        self._doubt = ""
+        self._lost = ""
+
+    def prepare(self, session: Session) -> None:
+        """Check volume, model, tasks, segmentation and region."""
+        self._session = session
+        settings = self._settings
+        presetOf(settings.quality)
+        self._geometry = geometryFromVolumeNode(self._volumeNode)
+        self._bundle = catalog.find(settings.model)
+        keys = self._bundle.card.label_space.select(chosenTasks(settings.tasks))
+        if self._region is not None:
+            boxOfRegion(self._region, self._geometry)
+        self.writer.prepare(self._geometry, tuple(keys))
+
+    def begin(self, session: Session) -> None:
+        """Send the volume."""
+        assert self._bundle is not None
+        scan = session.scans.of(self._volumeNode)
+        self._geometry = scan.image.geometry
+        self._doubt = modalityDoubt(scan.image, self._bundle.card.modality, self._volumeNode.GetName())
+        output, uncertainty = session.privateFile(".seg.nrrd"), session.privateFile(".nrrd")
+        self._files = [output, uncertainty]
+        nodes = [self._volumeNode, *([self.writer.node] if self.writer.node is not None else [])]
+        self._watch = SceneWatch(nodes, self._lose)
+        tasks = chosenTasks(self._settings.tasks)
+        self._request = session.client.request(
+            "segment",
+            SegmentParameters(
+                image=str(scan.file),
+                model=str(self._bundle.folder),
+                tasks=None if tasks is None else list(tasks),
+                preset=presetOf(self._settings.quality),
+                device=self._settings.device,
+                output=str(output),
+                region=None if self._region is None else list(self._region),
+                uncertainty=str(uncertainty) if self._settings.uncertainty else None,
+            ),
+            done=self._done,
+            failed=self._failed,
+            progress=self.report,
+        )
+
+    def cancel(self) -> None:
+        """Ask the worker to stop before its next window."""
+        if self._session is not None and self._request is not None and not self.ended:
+            self._session.client.cancel(self._request)
+
+    def look(self) -> None:
+        """End at once when what the run is about is gone; its worker stops by itself."""
+        if self._lost and not self.ended:
+            self.cancel()
+            self.abandon(f"{self._lost} The run was stopped.")
+
+    def release(self, *, succeeded: bool) -> None:
+        """Stop watching, delete the files, and take back an unfinished result."""
+        if self._watch is not None:
+            self._watch.stop()
+        for file in self._files:
+            file.unlink(missing_ok=True)
+        if not succeeded:
+            self.writer.takeBack()
+
+    def _lose(self, sentence: str) -> None:
+        """Take note that a node is gone: the scene is being changed right now, and must not be touched."""
+        self._lost = self._lost or sentence
+
+    def _failed(self, error: WorkerError) -> None:
+        self.look()
+        self.fail(error)
+
+    def _done(self, answer: Message) -> None:
+        self.look()
+        if self.ended:
+            return
+        with self.step():
+            self.succeed(self._shown(answer))
+
+    def _shown(self, answer: Message) -> SegmentResult:
+        """Write what the worker found into the scene."""
+        segmentation = read_segmentation(answer["output"], geometry=self._geometry)
+        self.writer.write(segmentation)
+        node = None
+        if answer.get("uncertainty"):
+            uncertainty = read_image(answer["uncertainty"])
+            self.writer.measure(segmentation, uncertainty)
+            node = showUncertainty(self.writer.node, self._volumeNode, uncertainty)
+        write = self.writer.report()
+        rows = tuple(self.writer.rows[key] for key in segmentation.keys)
+        notes = notesOf(rows, write, self._doubt)
+        return SegmentResult(self.writer.node, rows, answer["report"], write, node, notes, self.writer.created)
+
+
+__all__ = ["RunSettings", "SegmentRun"]

@@ -1,0 +1,277 @@
+"""The packages that the worker needs: what is missing, said by its own Python, and installing it.
+
+Nothing is installed without consent: :func:`install` is called after the user agreed, and the logic
+refuses it otherwise. Slicer's own process never loads torch, so an installation never meets a file
+that is in use.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from PartialSegSlicer.logic.errors import SetupError
+from PartialSegSlicer.logic.interpreter import Interpreter
+from PartialSegSlicer.logic.jobs import Listeners
+from PartialSegSlicer.logic.questions import Question
+from PartialSegSlicer.logic.session import Session
+from PartialSegWorker import installation
+from PartialSegWorker.environment import child_environment, package_folders
+
+#: What the worker needs, one requirement a line.
+REQUIREMENTS = Path(__file__).resolve().parents[2] / "Resources" / "requirements.txt"
+#: Seconds after which a Python that does not end is given up; a first start of torch may take a minute.
+_PATIENCE = 180.0
+_TORCH = "torch"
+
+
+@dataclass(frozen=True)
+class PackageState:
+    """One package.
+
+    Parameters
+    ----------
+    name, requirement : str
+        ``torch``, ``torch>=2.6``.
+    version : str
+        What is installed; empty when nothing is.
+    problem : str
+        Why it cannot be used; empty for a good one.
+    """
+
+    name: str
+    requirement: str
+    version: str
+    problem: str
+
+
+@dataclass(frozen=True)
+class SetupState:
+    """Whether the worker can run.
+
+    Parameters
+    ----------
+    python : str
+        Its Python.
+    own : bool
+        Whether that is Slicer's own, into which the module can install.
+    version : str
+        Of that Python; empty when it does not start.
+    packages : tuple of PackageState
+        Each in the order in which they are installed.
+    problem : str
+        Why the Python itself cannot be used; empty for a good one.
+    """
+
+    python: str
+    own: bool
+    version: str
+    packages: tuple[PackageState, ...]
+    problem: str = ""
+
+    @property
+    def ready(self) -> bool:
+        """Whether nothing is missing."""
+        return not self.problem and not self.missing
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The requirements of packages that are missing, too old or broken."""
+        return tuple(package.requirement for package in self.packages if package.problem)
+
+    @property
+    def sentence(self) -> str:
+        """What to tell the user."""
+        if self.problem:
+            return self.problem
+        broken = [f"{package.name} ({package.problem})" for package in self.packages if package.problem]
+        if broken:
+            return f"Python {self.version} lacks what PartialSeg needs: {'; '.join(broken)}."
+        torch = next((package.version for package in self.packages if package.name == _TORCH), "")
+        return f"Everything is there: Python {self.version}, PyTorch {torch}."
+
+    @property
+    def hint(self) -> str:
+        """What to do about it; empty when nothing is."""
+        if self.ready:
+            return ""
+        if self.problem:
+            return "Choose another Python, or go back to Slicer's own."
+        if self.own:
+            return "Repair installs what is missing. PyTorch takes about 2 GB on the disk with CUDA, 0.7 GB without."
+        return f"Run this in a terminal: {self.command}"
+
+    @property
+    def command(self) -> str:
+        """The command that installs what is missing into a Python that is not Slicer's."""
+        wanted = " ".join(f'"{requirement}"' for requirement in self.missing)
+        return f'"{self.python}" -m pip install {wanted}' if wanted else ""
+
+
+class SetupQuestion(Question):
+    """Asks the worker's Python for its packages, in a child process of its own; the result is a :class:`SetupState`."""
+
+    def __init__(self, interpreter: Interpreter, listeners: Listeners | None = None) -> None:
+        super().__init__("setup", None, listeners)
+        self._interpreter = interpreter
+        self._process: subprocess.Popen[bytes] | None = None
+        self._output: IO[bytes] | None = None
+        self._errors: IO[bytes] | None = None
+        self._deadline = float("inf")
+
+    def begin(self, session: Session) -> None:
+        """Start the child process."""
+        python = self._interpreter.path
+        # Closed by release(): pipes would have to be read while the child runs.
+        self._output, self._errors = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115
+        self._deadline = time.monotonic() + _PATIENCE
+        try:
+            self._process = subprocess.Popen(
+                [python, str(Path(installation.__file__)), str(REQUIREMENTS)],
+                stdin=subprocess.DEVNULL,
+                stdout=self._output,
+                stderr=self._errors,
+                env=child_environment(python, package_folders()),
+                creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+            )
+        except OSError as error:
+            self.succeed(self._state("", (), f"The Python '{python}' does not start: {error.strerror or error}."))
+
+    def cancel(self) -> None:
+        """Do not wait for the answer any more."""
+        self.abandon("The check of the installation was stopped.")
+
+    def look(self) -> None:
+        """Take the answer when the child has ended."""
+        if self._process is None or self.ended:
+            return
+        if self._process.poll() is None and time.monotonic() < self._deadline:
+            return
+        with self.step():
+            self.succeed(self._answer())
+
+    def release(self, *, succeeded: bool) -> None:
+        """End the child, and close its files."""
+        if self._process is not None:
+            if self._process.poll() is None:
+                self._process.kill()
+            self._process.wait()
+        for file in (self._output, self._errors):
+            if file is not None:
+                file.close()
+
+    def _answer(self) -> SetupState:
+        assert self._process is not None
+        status = self._process.poll()
+        lines = [json.loads(line) for line in self._read(self._output).splitlines() if line.startswith("{")]
+        if not lines:
+            reason = (self._read(self._errors).strip().splitlines() or ["it says nothing"])[-1]
+            return self._state("", (), f"The Python '{self._interpreter.path}' does not start: {reason}.")
+        version = str(lines[0]["python"])
+        if tuple(int(part) for part in version.split(".")[:2]) < installation.OLDEST:
+            oldest = ".".join(map(str, installation.OLDEST))
+            return self._state(version, (), f"Python {version} is too old: {oldest} or later is needed.")
+        packages = [PackageState(**line) for line in lines[1:]]
+        wanted = installation.read_requirements(REQUIREMENTS.read_text(encoding="utf-8"))
+        # A package that ends the process as it is loaded is the first without a line.
+        reason = "does not load in time" if status is None else f"crashes as it is loaded (exit status {status})"
+        for position, requirement in enumerate(wanted[len(packages) :]):
+            problem = reason if position == 0 else "not looked at, because another package crashes"
+            packages.append(PackageState(installation.name_of(requirement), requirement, "", problem))
+        return self._state(version, tuple(packages))
+
+    def _state(self, version: str, packages: tuple[PackageState, ...], problem: str = "") -> SetupState:
+        return SetupState(self._interpreter.path, self._interpreter.own, version, packages, problem)
+
+    def _read(self, file: IO[bytes] | None) -> str:
+        assert file is not None
+        file.seek(0)
+        return file.read().decode("utf-8", "replace")
+
+
+def install(state: SetupState, log: Callable[[str], object] | None = None) -> None:
+    """Install what a state says is missing into Slicer's own Python; call it after the user has agreed.
+
+    It runs in the thread that calls it, which is the main thread, as pip in Slicer must.
+
+    Parameters
+    ----------
+    state : SetupState
+    log : callable, optional
+        Called with a line before each step.
+
+    Raises
+    ------
+    SetupError
+        When the Python is not Slicer's own, an installer is missing, or an installation fails.
+    """
+    say = log or (lambda line: None)
+    if not state.own:
+        raise SetupError(f"'{state.python}' is not Slicer's own Python.", state.hint)
+    broken = [package for package in state.packages if package.problem]
+    ordinary = [package for package in broken if package.name != _TORCH]
+    try:
+        if ordinary:
+            say(f"Installing {', '.join(package.requirement for package in ordinary)} ...")
+            _installOrdinary(ordinary)
+        for package in broken:
+            if package.name == _TORCH:
+                say(f"Installing {package.requirement} ...")
+                _installTorch(package)
+    except (RuntimeError, OSError, ImportError, subprocess.CalledProcessError) as error:
+        raise SetupError(
+            f"The installation failed: {error}",
+            "Check the connection, the proxy and the free disk space; Slicer's error log has the lines of pip.",
+        ) from error
+
+
+def _installOrdinary(packages: Sequence[PackageState]) -> None:
+    """Install packages with ``slicer.packaging`` (Slicer 5.11 and later), or else with ``slicer.util``."""
+    wanted = [package.requirement for package in packages]
+    # What is there and does not load is installed again: pip would take it for good.
+    damaged = [package.requirement for package in packages if package.version]
+    packaging = _module("slicer.packaging")
+    if packaging is None:
+        util = importlib.import_module("slicer.util")
+        if damaged:
+            util.pip_install(["--force-reinstall", "--no-deps", *damaged])
+        util.pip_install(wanted)
+        return
+    requirement = importlib.import_module("packaging.requirements").Requirement
+    if damaged:
+        packaging.pip_install(["--force-reinstall", "--no-deps", *damaged])
+    # The panel has asked already.
+    packaging.pip_ensure([requirement(item) for item in wanted], requester="PartialSeg", prompt_install=False)
+
+
+def _installTorch(package: PackageState) -> None:
+    """Install PyTorch through the extension of that name, which chooses the build for this computer."""
+    utilities = _module("PyTorchUtils")
+    if utilities is None:
+        raise SetupError(
+            "PyTorch is installed through Slicer's extension PyTorch, which is not there.",
+            "Install it in the Extensions Manager, restart Slicer, and repair again.",
+        )
+    if package.version:
+        # The remains of a broken installation would be taken for a good one.
+        importlib.import_module("slicer.util").pip_uninstall("torch torchvision")
+    installed = utilities.PyTorchUtilsLogic().installTorch(
+        askConfirmation=False, torchVersionRequirement=package.requirement[len(_TORCH) :]
+    )
+    if installed is None:
+        raise SetupError("The extension PyTorch did not install PyTorch.", "See Slicer's error log for the reason.")
+
+
+def _module(name: str) -> Any:
+    """Return a module that only some Slicers have, or ``None``."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError:
+        return None
