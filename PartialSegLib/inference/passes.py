@@ -74,13 +74,17 @@ class Outcome:
         float32 (z, y, x) of the crop: mean binary entropy of the structures, in bits.
     structure_entropy : dict of str to float
         Mean entropy of each structure inside its own mask.
+    windows : int
+        How many windows were encoded: over all groups and mirrored copies, and tasks where features
+        depend on them.
     windows_from_cache : int
-        How many windows were not computed, because a cache had their features.
+        How many of them were not computed, because a cache had their features.
     """
 
     masks: dict[str, PackedMask] = field(default_factory=dict)
     entropy: np.ndarray | None = None
     structure_entropy: dict[str, float] = field(default_factory=dict)
+    windows: int = 0
     windows_from_cache: int = 0
 
     def add(self, structures: list[str], masks: list[PackedMask], confidence: Confidence | None, share: float) -> None:
@@ -114,6 +118,7 @@ class Passes:
         self._extractor = extractor
         self._plan = plan
         self._monitor = monitor
+        self._encoded = 0
 
     def run(self, job: Job) -> Outcome:
         """Make one pass over all windows for each group of structures."""
@@ -122,6 +127,7 @@ class Passes:
         total = len(job.windows) * len(groups)
         for index, group in enumerate(groups):
             self._pass(job, group, index * len(job.windows), total, outcome)
+        outcome.windows = self._encoded
         return outcome
 
     def _pass(self, job: Job, structures: list[str], done: int, total: int, outcome: Outcome) -> None:
@@ -156,9 +162,11 @@ class Passes:
     def _sources(self, windows: Tensor, mirrored: list[int], selections: list[Selection]) -> list[LogitSource]:
         """Return the wanted logits of each window of a batch, mirrored back."""
         if not self._network.features_depend_on_task:
+            self._encoded += len(windows)
             return self._answers(self._extractor(windows), mirrored, selections)
         per_task = []
         for selection in selections:
+            self._encoded += len(windows)
             task = task_tensor(selection.task).expand(len(windows))
             # Only the wanted logits stay: the features of all tasks together would not fit.
             alone = replace(selection, rows=tuple(range(len(selection.rows))))

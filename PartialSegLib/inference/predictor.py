@@ -201,7 +201,7 @@ class Predictor:
             "device": str(expected.plan.device),
             "engine": self._extractor(expected.plan).name,
             "forecast": expected.to_json(),
-            "windows": expected.windows,
+            "windows": outcome.windows,
             "windows_from_cache": outcome.windows_from_cache,
             "steps": steps + taken,
             "corrections": list(image.corrections),
