@@ -7,7 +7,8 @@ steps made before it, and steps never fall from one line to the next.
 - *training*, every ``log_every`` steps: ``loss``, the mean over the steps since the last such line;
   one number for each term of the loss, under its name (``dice``, ``bce`` ...; they add up to
   ``loss``); ``lr``, the learning rate of the last step; ``seconds_per_step``, wall-clock, without
-  validations and checkpoints. Other numbers may follow under other names.
+  validations and checkpoints; ``waiting``, the part of that time (0 to 1) in which the training
+  waited for its windows. Other numbers may follow under other names.
 - *validation*, every ``validate_every`` steps and after the last one: ``validation``, an object with
   the Dice (0 to 1) of each structure that a held-out case annotates, the mean over cases where whole
   cases are measured; ``mean_dice``, the mean over those structures; ``best``, whether no earlier

@@ -1,8 +1,8 @@
 """Which windows a step trains on: a pure function of seed and step.
 
 Nothing is remembered between steps, so a training that was interrupted goes on with exactly the
-windows it would have had. Tasks take turns in shuffled rounds, the cases of a task too; a window
-is centered near an annotated structure with a set probability. Called by the trainer.
+windows it would have had. Whose turn it is, :mod:`PartialSegTraining.strategies` decides; here a
+window finds its place in the case: near an annotated structure, or anywhere. Called by the loader.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from PartialSegLib.errors import CollectionError
 from PartialSegLib.structures import LabelSpace
-from PartialSegTraining.cache import CachedCase, Level
+from PartialSegTraining.levels import AnyLevel, CachedCase
 from PartialSegTraining.recipe import SamplingRecipe
+from PartialSegTraining.strategies import Members, make_strategy
 
-# First words of the random streams, so that they are independent of each other.
-_ROUND, _CASES, _WINDOW = 1, 2, 3
+# First word of the random stream of a window, apart from those of the strategies.
+_WINDOW = 3
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class WindowSampler:
     cases : sequence of CachedCase
         What there is to train on.
     space : LabelSpace
-        Its tasks take turns; one without a case is left out.
+        Its tasks are asked for; one without a case is left out.
     recipe : SamplingRecipe
         How windows are drawn.
     seed : int
@@ -68,32 +68,25 @@ class WindowSampler:
         self._space = space
         self._recipe = recipe
         self._seed = seed
-        self._cases_of = {
-            index: [at for at, case in enumerate(cases) if set(task.structures).intersection(case.structures)]
-            for index, task in enumerate(space.tasks)
-        }
-        self._round = [
-            index
-            for index, task in enumerate(space.tasks)
-            for _ in range(recipe.tasks.get(task.key, 1))
-            if self._cases_of[index]
-        ]
-        if not self._round:
-            raise CollectionError(f"No case annotates a structure of '{space.name}'.", "Check 'annotated'.")
+        self._strategy = make_strategy(Members(cases, space), recipe, seed)
 
     def draws(self, step: int) -> list[Draw]:
         """Return the windows of a step, in the order of the batch."""
-        first = step * self._recipe.batch
-        return [self._draw(number) for number in range(first, first + self._recipe.batch)]
+        return [self.draw(step, place) for place in range(self._recipe.batch)]
 
-    def _draw(self, number: int) -> Draw:
-        """Return the window with this number, counted over all steps."""
-        task, turn = self._task(number)
-        case = self._case(task, turn)
+    def draw(self, step: int, place: int) -> Draw:
+        """Return the window at a place of the batch of a step."""
+        number = self.number(step, place)
+        task, case, structure = self._strategy.turn(number)
         rng = np.random.default_rng((self._seed, _WINDOW, number))
         cached = self._cases[case]
-        level = int(rng.random() < self._coarse(number // self._recipe.batch)) if len(cached.levels) > 1 else 0
-        return Draw(case, task, level, self._center(cached, task, cached.levels[level], rng))
+        level = int(rng.random() < self._coarse(step)) if len(cached.levels) > 1 else 0
+        wanted = self._space.tasks[task].structures if structure is None else (structure,)
+        return Draw(case, task, level, self._center(cached, wanted, cached.levels[level], place, rng))
+
+    def number(self, step: int, place: int) -> int:
+        """Return the number of a window, counted over all steps."""
+        return step * self._recipe.batch + place
 
     def _coarse(self, step: int) -> float:
         """Return the probability of a coarse window at a step."""
@@ -101,35 +94,35 @@ class WindowSampler:
         start = max(0.0, 1.0 - step / recipe.coarse_steps) if recipe.coarse_steps else 0.0
         return recipe.coarse + (1.0 - recipe.coarse) * start
 
-    def _task(self, number: int) -> tuple[int, int]:
-        """Return the task of a window, and how many windows of that task came before it."""
-        played, position = divmod(number, len(self._round))
-        order = np.random.default_rng((self._seed, _ROUND, played)).permutation(self._round)
-        task = int(order[position])
-        return task, played * self._round.count(task) + int(np.count_nonzero(order[:position] == task))
-
-    def _case(self, task: int, turn: int) -> int:
-        """Return the case of the turn-th window of a task; every case comes once before any comes twice."""
-        cases = self._cases_of[task]
-        shuffled, position = divmod(turn, len(cases))
-        return int(np.random.default_rng((self._seed, _CASES, task, shuffled)).permutation(cases)[position])
-
     def _center(
-        self, case: CachedCase, task: int, level: Level, rng: np.random.Generator
+        self, case: CachedCase, wanted: Sequence[str], level: AnyLevel, place: int, rng: np.random.Generator
     ) -> tuple[float, float, float]:
         """Draw the center of a window, so that the window reaches over a border only where it is larger."""
         window, shape = np.array(self._recipe.window), np.array(level.shape)
-        wanted = self._space.tasks[task].structures
-        present = [
-            voxels for key, voxels in zip(case.structures, level.centers, strict=True) if key in wanted and len(voxels)
-        ]
         center = rng.uniform(0, shape)
-        if rng.random() < self._recipe.foreground and present:
-            voxels = present[rng.integers(len(present))]
-            center = voxels[rng.integers(len(voxels))] + 0.5
-            center = center + rng.uniform(-self._recipe.jitter, self._recipe.jitter, 3) * window
+        if self._near_structure(place, rng):
+            present = [at for at, key in enumerate(case.structures) if key in wanted and level.counts[at]]
+            if present:
+                voxels = level.centers[self._one_of(present, case, rng)]
+                center = voxels[rng.integers(len(voxels))] + 0.5
+                center = center + rng.uniform(-self._recipe.jitter, self._recipe.jitter, 3) * window
         # A window that is larger than the volume may hold it anywhere, as padding may lie on any side.
         low, high = np.minimum(window / 2, shape - window / 2), np.maximum(window / 2, shape - window / 2)
         # Whole voxels, so that a window that is not scaled is cut without any interpolation.
         z, y, x = np.round(np.clip(center, low, high) - window / 2) + window / 2
         return float(z), float(y), float(x)
+
+    def _near_structure(self, place: int, rng: np.random.Generator) -> bool:
+        """Decide whether the window at a place of the batch is centered near a structure."""
+        recipe = self._recipe
+        drawn = bool(rng.random() < recipe.foreground)
+        if recipe.foreground_rule == "chance":
+            return drawn
+        return place >= round(recipe.batch * (1.0 - recipe.foreground))
+
+    def _one_of(self, present: list[int], case: CachedCase, rng: np.random.Generator) -> int:
+        """Draw one of the structures that are present, by index, as the recipe weighs them."""
+        weights = np.array([self._recipe.structures.get(case.structures[at], 1.0) for at in present])
+        if not self._recipe.structures or not weights.any():
+            return present[int(rng.integers(len(present)))]
+        return present[int(rng.choice(len(present), p=weights / weights.sum()))]
