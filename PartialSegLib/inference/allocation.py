@@ -1,9 +1,11 @@
-"""Keeping freed memory at hand while a network runs on the CPU.
+"""Keeping freed memory at hand while a network runs on the CPU, and giving it back after.
 
 The C library of Linux hands every large block back to the kernel when it is freed, and the kernel
 clears and maps it page by page when the next layer asks for as much: a fifth to a third of the time
-of a 3D network. Between windows (and training steps) nothing of that is needed. Used by the
-predictor and the trainer; elsewhere than with glibc it does nothing.
+of a 3D network. Between windows (and training steps) nothing of that is needed. Between the rows of
+windows and what lasts, it is: results that are packed among freed blocks would keep their
+neighbors from being used again, and memory would grow with the scan. Used by the predictor, its
+passes and the trainer; elsewhere than with glibc it does nothing.
 """
 
 from __future__ import annotations
@@ -17,9 +19,12 @@ from typing import Any
 
 import torch
 
-#: Parameters of ``mallopt`` (malloc.h) with the value while memory is kept and the library's default.
+#: Parameters of ``mallopt`` (malloc.h) with the value while memory is kept and the one afterwards:
+#: the library's defaults, but that blocks from 1 MiB on are mapped, and so given back, whatever was
+#: freed before. By itself the library raises that limit up to 32 MiB.
 _TRIM_THRESHOLD = (-1, -1, 128 * 1024)
 _TOP_PAD = (-2, 8 * 2**20, 128 * 1024)
+_MAPPED_FROM = (-3, 2**20, 2**20)
 _MAPPED_BLOCKS = (-4, 0, 65536)
 
 
@@ -38,7 +43,7 @@ def kept_memory(device: torch.device) -> Iterator[None]:
     if library is None:
         yield
         return
-    settings = (_TRIM_THRESHOLD, _TOP_PAD, _MAPPED_BLOCKS)
+    settings = (_TRIM_THRESHOLD, _TOP_PAD, _MAPPED_FROM, _MAPPED_BLOCKS)
     for parameter, keeping, _ in settings:
         library.mallopt(parameter, keeping)
     try:
@@ -46,6 +51,13 @@ def kept_memory(device: torch.device) -> Iterator[None]:
     finally:
         for parameter, _, default in settings:
             library.mallopt(parameter, default)
+        library.malloc_trim(0)
+
+
+def give_back() -> None:
+    """Give memory that was freed so far back to the kernel."""
+    library = _glibc()
+    if library is not None:
         library.malloc_trim(0)
 
 
