@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import slicer
+import vtk
 from slicer import vtkMRMLMarkupsROINode, vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
 from slicer.i18n import tr as _
 from slicer.i18n import translate
@@ -113,28 +114,88 @@ class PartialSegParameterNode:
 
 
 class PartialSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
-    """The panel."""
+    """The panel; its sections are in ``PartialSegSlicer.panels``."""
 
     def __init__(self, parent=None):
-        ScriptedLoadableModuleWidget.__init__(self, parent)
-        VTKObservationMixin.__init__(self)
         self.logic = None
+        self.panel = None
+        self._parameterNode = None
+        self._guiTag = None
+        VTKObservationMixin.__init__(self)
+        ScriptedLoadableModuleWidget.__init__(self, parent)
 
     def setup(self):
         """Build the panel."""
+        from PartialSegSlicer.panels.panel import Panel
+
         ScriptedLoadableModuleWidget.setup(self)
+        widget = slicer.util.loadUI(self.resourcePath("UI/PartialSeg.ui"))
+        self.layout.addWidget(widget)
+        self.ui = slicer.util.childWidgetVariables(widget)
+        widget.setMRMLScene(slicer.mrmlScene)
         self.logic = PartialSegLogic()
+        self.panel = Panel(self.logic, self.ui)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
+        self.initializeParameterNode()
 
     def cleanup(self):
-        """End the worker."""
+        """End timers, observers and the worker."""
+        self.setParameterNode(None)
         self.removeObservers()
+        if self.panel is not None:
+            self.panel.close()
         if self.logic is not None:
             self.logic.close()
+
+    def enter(self):
+        """The user opens the module."""
+        self.initializeParameterNode()
+        self.panel.enter()
+
+    def exit(self):
+        """The user leaves the module; a run goes on."""
+        self._disconnectGui()
+
+    def onSceneStartClose(self, caller, event):
+        """The parameter node is about to go."""
+        self.setParameterNode(None)
+
+    def onSceneEndClose(self, caller, event):
+        """Begin anew in the empty scene."""
+        self.panel.sceneClosed()
+        if self.parent.isEntered:
+            self.initializeParameterNode()
 
     def onReload(self):
         """Load the packages of the module anew, and build the panel again."""
         forgetPackages()
         ScriptedLoadableModuleWidget.onReload(self)
+
+    def initializeParameterNode(self):
+        """Show the choices of this scene; a volume is chosen when there is one."""
+        self.setParameterNode(self.logic.getParameterNode())
+        if self._parameterNode.inputVolume is None:
+            self._parameterNode.inputVolume = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLScalarVolumeNode")
+
+    def setParameterNode(self, parameterNode):
+        """Show the choices of a parameter node from now on, or of none."""
+        self._disconnectGui()
+        self._parameterNode = parameterNode
+        if parameterNode is not None:
+            self._guiTag = parameterNode.connectGui(self.ui)
+            self.addObserver(parameterNode, vtk.vtkCommand.ModifiedEvent, self._onParametersModified)
+        if self.panel is not None:
+            self.panel.setSettings(parameterNode)
+
+    def _disconnectGui(self):
+        if self._guiTag is not None:
+            self._parameterNode.disconnectGui(self._guiTag)
+            self.removeObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self._onParametersModified)
+            self._guiTag = None
+
+    def _onParametersModified(self, caller=None, event=None):
+        self.panel.show()
 
 
 class PartialSegLogic(ScriptedLoadableModuleLogic, HeadlessLogic):

@@ -21,6 +21,8 @@ class qSlicerScriptedLoadableModuleWidget(qMRMLWidget):
         super().__init__()
         self._module = module
         self._python: Any = None
+        #: Whether the user is in the module.
+        self.isEntered = False
         QtWidgets.QVBoxLayout(self)
 
     def self(self) -> Any:
@@ -82,6 +84,7 @@ class qSlicerScriptedLoadableModule:
         """Show the panel."""
         python = self.widgetRepresentation().self()
         self.widgetRepresentation().show()
+        self.widgetRepresentation().isEntered = True
         if hasattr(python, "enter"):
             python.enter()
 
@@ -89,6 +92,7 @@ class qSlicerScriptedLoadableModule:
         """Hide the panel."""
         python = self.widgetRepresentation().self()
         self.widgetRepresentation().hide()
+        self.widgetRepresentation().isEntered = False
         if hasattr(python, "exit"):
             python.exit()
 

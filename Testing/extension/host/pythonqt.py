@@ -25,17 +25,22 @@ _disconnect = QtCore.QObject.disconnect
 @cache
 def install() -> None:
     """Change the classes of PySide6, once per process."""
-    for module in (QtCore, QtGui, QtWidgets):
-        # By name, because PySide6 makes a class when somebody asks for it.
-        for kind in [getattr(module, name) for name in dir(module)]:
-            if isinstance(kind, type) and issubclass(kind, QtCore.QObject):
-                _add_properties(kind)
-    every: Any = QtCore.QObject
-    every.name = property(lambda self: self.objectName, lambda self, value: self.setObjectName(value))
-    every.className = lambda self: self.metaObject().className()
-    # PySide6 looks these two up before any attribute of a class.
-    original, own = every.__getattribute__, {"connect": connect, "disconnect": disconnect}
-    every.__getattribute__ = lambda self, name: (
+    # By name, because PySide6 makes a class when somebody asks for it.
+    every = [getattr(module, name) for module in (QtCore, QtGui, QtWidgets) for name in dir(module)]
+    kinds = [kind for kind in every if isinstance(kind, type) and issubclass(kind, QtCore.QObject)]
+    for kind in kinds:
+        _add_properties(kind)
+    root: Any = QtCore.QObject
+    root.name = property(lambda self: self.objectName, lambda self, value: self.setObjectName(value))
+    root.className = lambda self: self.metaObject().className()
+    # PySide6 looks "connect" up before any attribute of a class, in each class that has such a method of its own.
+    for kind in [kind for kind in dict.fromkeys(kinds) if "__getattribute__" in vars(kind)]:
+        _find_own_methods(kind)
+
+
+def _find_own_methods(kind: Any) -> None:
+    original, own = kind.__getattribute__, {"connect": connect, "disconnect": disconnect}
+    kind.__getattribute__ = lambda self, name: (
         types.MethodType(own[name], self) if name in own else original(self, name)
     )
 

@@ -1,0 +1,53 @@
+"""What the sections of the panel share: the logic, the widgets, the parameter node, and whom to tell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from PartialSegLib.errors import PartialSegError
+
+
+@dataclass
+class Context:
+    """Given to every section by the module's widget.
+
+    Parameters
+    ----------
+    logic : PartialSegLogic
+    ui : object
+        The widgets of the ``.ui`` file by name.
+    settings : callable
+        Returns the parameter node's wrapper; ``None`` while there is no scene to speak of.
+    say : callable
+        Adds a line to the log.
+    fail : callable
+        Shows a :class:`PartialSegError`.
+    wake : callable
+        Polls the logic from now on, until it has nothing more to do.
+    changed : callable
+        Lets every section look again at what it may offer.
+    """
+
+    logic: Any
+    ui: Any
+    settings: Callable[[], Any]
+    say: Callable[[str], None]
+    fail: Callable[[PartialSegError], None]
+    wake: Callable[[], None]
+    changed: Callable[[], None]
+
+    @contextmanager
+    def guarded(self) -> Iterator[None]:
+        """Show an error that a user can understand; anything else is a defect and passes."""
+        try:
+            yield
+        except PartialSegError as error:
+            self.fail(error)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a job runs that takes the worker."""
+        return bool(self.logic.busy)

@@ -1,0 +1,158 @@
+"""Fine-tuning: learning from the training cases, the loss while it goes on, and what became better or worse.
+
+The new model is kept or discarded by the user, who sees its Dice before and after on the cases that
+were held out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from slicer.i18n import tr as _  # type: ignore[import-untyped]
+
+from PartialSegLib.errors import PartialSegError
+from PartialSegLib.progress import Progress
+from PartialSegSlicer.panels.context import Context
+from PartialSegSlicer.panels.lossplot import drawLoss
+from PartialSegSlicer.panels.trainingcases import COMPARE, LEARN, CasePanel
+from PartialSegSlicer.panels.widgets import cell, chosenOf, fill, showProgress, stretchFirst
+
+_PLOT_HEIGHT = 130
+_STRUCTURE, _BEFORE, _AFTER = range(3)
+
+
+class FineTunePanel:
+    """Starts and stops a fine-tuning, and shows its outcome.
+
+    Parameters
+    ----------
+    context : Context
+    cases : CasePanel
+    kept : callable
+        Called with the name of a model that was kept.
+    """
+
+    def __init__(self, context: Context, cases: CasePanel, kept: Callable[[str], None]) -> None:
+        self._context, self._ui, self._cases, self._kept = context, context.ui, cases, kept
+        self._job: Any = None
+        self._result: Any = None
+        self._losses: list[tuple[int, float]] = []
+        self._total = 1
+        fill(self._ui.fineTuneMode, [(_("Quick"), "quick"), (_("Full"), "full")], "quick")
+        stretchFirst(self._ui.diceTable)
+        self._ui.fineTuneButton.connect("clicked()", self._onButton)
+        self._ui.keepButton.connect("clicked()", self._keep)
+        self._ui.discardButton.connect("clicked()", self._discard)
+
+    def look(self, ready: bool) -> None:
+        """Offer what can be done now."""
+        running, undecided = self._job is not None, self._result is not None
+        button = self._ui.fineTuneButton
+        button.setText(_("Cancel") if running else _("Start"))
+        can = ready and not self._context.busy and not undecided and bool(self._cases.chosen(LEARN))
+        button.setEnabled(running or can)
+        self._ui.fineTuneMode.setEnabled(not running and not undecided)
+        for widget in (self._ui.keepButton, self._ui.discardButton):
+            widget.setVisible(undecided)
+            widget.setEnabled(not self._context.busy)
+
+    def _onButton(self) -> None:
+        if self._job is not None:
+            self._ui.fineTuneStatus.setText(_("Stopping..."))
+            self._ui.fineTuneButton.setEnabled(False)
+            self._job.cancel()
+        else:
+            self._start()
+
+    def _start(self) -> None:
+        settings = self._context.settings()
+        self._losses, self._total = [], 1
+        self._hideOutcome()
+        with self._context.guarded():
+            self._job = self._context.logic.fineTune(
+                self._cases.chosen(LEARN),
+                mode=chosenOf(self._ui.fineTuneMode),
+                heldOut=self._cases.chosen(COMPARE),
+                model=settings.model or None,
+                device=settings.device,
+                onProgress=self._onProgress,
+                onLoss=self._onLoss,
+                onFinished=self._onFinished,
+                onError=self._onError,
+            )
+            self._onProgress(Progress("cases", 0, 0, None))
+            self._ui.lossPlot.setVisible(True)
+            self._plot()
+            self._context.say(_("Learning from {count} training cases.").format(count=len(self._cases.chosen(LEARN))))
+            self._context.wake()
+        self._context.changed()
+
+    def _onProgress(self, progress: Progress) -> None:
+        showProgress(self._ui.fineTuneProgress, self._ui.fineTuneStatus, progress)
+
+    def _onLoss(self, step: int, total: int, loss: float) -> None:
+        self._losses.append((step, loss))
+        self._total = total
+        self._plot()
+
+    def _onFinished(self, result: Any) -> None:
+        self._end()
+        self._result = result
+        self._ui.verdictLabel.setText(result.verdict)
+        self._ui.verdictLabel.setVisible(True)
+        self._fillDice(result)
+        self._context.say(result.verdict)
+        self._context.changed()
+
+    def _onError(self, error: PartialSegError) -> None:
+        self._end()
+        self._ui.lossPlot.setVisible(False)
+        self._context.say(error.message)
+        if error.code != "cancelled":
+            self._context.fail(error)
+        self._context.changed()
+
+    def _end(self) -> None:
+        self._job = None
+        showProgress(self._ui.fineTuneProgress, self._ui.fineTuneStatus, None)
+
+    def _fillDice(self, result: Any) -> None:
+        table = self._ui.diceTable
+        table.setVisible(bool(result.before or result.after))
+        keys = list(result.after or result.before)
+        table.setRowCount(len(keys))
+        for row, key in enumerate(keys):
+            table.setItem(row, _STRUCTURE, cell(key, tip=key))
+            for column, figures in ((_BEFORE, result.before), (_AFTER, result.after)):
+                table.setItem(row, column, cell(f"{figures[key]:.3f}" if key in figures else "-", right=True))
+            if key in result.regressions:
+                font = table.item(row, _AFTER).font()
+                font.setBold(True)
+                table.item(row, _AFTER).setFont(font)
+                table.item(row, _AFTER).setToolTip(_("Worse than before."))
+
+    def _keep(self) -> None:
+        with self._context.guarded():
+            name = self._context.logic.keepModel(self._result)
+            self._context.say(_("The new model {name} was kept.").format(name=name))
+            self._result = None
+            self._hideOutcome()
+            self._kept(name)
+        self._context.changed()
+
+    def _discard(self) -> None:
+        with self._context.guarded():
+            self._context.logic.discardModel(self._result)
+            self._context.say(_("The new model was discarded."))
+            self._result = None
+            self._hideOutcome()
+        self._context.changed()
+
+    def _hideOutcome(self) -> None:
+        for name in ("verdictLabel", "diceTable", "lossPlot"):
+            getattr(self._ui, name).setVisible(False)
+
+    def _plot(self) -> None:
+        label = self._ui.lossPlot
+        label.setPixmap(drawLoss(self._losses, self._total, max(200, label.width), _PLOT_HEIGHT, label.palette))

@@ -1,0 +1,103 @@
+"""Time and memory of the run that is set up, and what will be done if it does not fit.
+
+Asked of the worker when the settings have not changed for a moment, and shown in one line above Apply.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import qt
+from slicer.i18n import tr as _  # type: ignore[import-untyped]
+
+from PartialSegLib.errors import PartialSegError
+from PartialSegLib.sizes import readable
+from PartialSegSlicer.panels.context import Context
+from PartialSegSlicer.panels.texts import duration
+
+#: Milliseconds without a change, before the worker is asked.
+_PAUSE = 700
+
+
+class ForecastPanel:
+    """The line above Apply."""
+
+    def __init__(self, context: Context) -> None:
+        self._context, self._ui = context, context.ui
+        self._asked: tuple[Any, ...] = ()
+        self._timer = qt.QTimer()
+        self._timer.setSingleShot(True)
+        self._timer.setInterval(_PAUSE)
+        self._timer.connect("timeout()", self.ask)
+
+    def close(self) -> None:
+        """Ask nothing more."""
+        self._timer.stop()
+
+    def look(self, possible: bool) -> None:
+        """Forget the line when the settings have changed, and ask again in a moment if a run is possible."""
+        wanted = self._wanted() if possible else ()
+        if wanted == self._asked:
+            return
+        self._asked = wanted
+        self._ui.forecastLabel.setText("")
+        self._timer.stop()
+        if wanted:
+            self._timer.start()
+
+    def again(self) -> None:
+        """Ask anew at the next look: what is free has changed."""
+        self._asked = ()
+
+    def ask(self) -> None:
+        """Ask the worker now."""
+        settings = self._context.settings()
+        if settings is None or not self._asked or self._context.busy:
+            return
+        asked = self._asked
+        self._ui.forecastLabel.setText(_("Estimating time and memory..."))
+        try:
+            self._context.logic.forecast(
+                settings.inputVolume,
+                tasks=list(settings.tasks),
+                model=settings.model or None,
+                device=settings.device,
+                quality=settings.quality,
+                onFinished=lambda answer: self._answered(asked, answer),
+                onError=lambda error: self._refused(asked, error),
+            )
+            self._context.wake()
+        except PartialSegError as error:
+            self._refused(asked, error)
+
+    def _wanted(self) -> tuple[Any, ...]:
+        settings = self._context.settings()
+        if settings is None or settings.inputVolume is None:
+            return ()
+        volume = settings.inputVolume
+        return (
+            volume.GetID(),
+            volume.GetImageData().GetMTime() if volume.GetImageData() is not None else 0,
+            tuple(settings.tasks),
+            settings.model,
+            settings.device,
+            settings.quality,
+        )
+
+    def _answered(self, asked: tuple[Any, ...], answer: dict[str, Any]) -> None:
+        if asked != self._asked:
+            return
+        device = str(answer["device"])
+        bytes_ = answer["host_bytes"] if device == "cpu" else answer["device_bytes"]
+        where = _("processor") if device == "cpu" else _("graphics card")
+        parts = [
+            _("About {time}").format(time=duration(answer["seconds"])),
+            _("{size} of memory on the {where}").format(size=readable(bytes_), where=where),
+        ]
+        self._ui.forecastLabel.setText(" · ".join(parts))
+        self._ui.forecastLabel.setToolTip(str(answer["plan"]))
+
+    def _refused(self, asked: tuple[Any, ...], error: PartialSegError) -> None:
+        """Say why there is no forecast: a run that does not fit says so before it begins."""
+        if asked == self._asked:
+            self._ui.forecastLabel.setText("" if error.code == "cancelled" else f"{error.message} {error.hint}".strip())

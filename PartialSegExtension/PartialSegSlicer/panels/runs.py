@@ -1,0 +1,201 @@
+"""The section "Run": device and quality, Apply that turns into Cancel, progress, and the end of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from slicer.i18n import tr as _  # type: ignore[import-untyped]
+
+from PartialSegLib.errors import PartialSegError
+from PartialSegLib.progress import Progress
+from PartialSegLib.sizes import readable
+from PartialSegSlicer.panels.context import Context
+from PartialSegSlicer.panels.forecasts import ForecastPanel
+from PartialSegSlicer.panels.results import ResultPanel
+from PartialSegSlicer.panels.widgets import chosenOf, fill, showProgress
+
+
+class RunPanel:
+    """Starts and stops a run.
+
+    Parameters
+    ----------
+    context : Context
+    results : ResultPanel
+        Shows what is found.
+    begun : callable
+        Called when a run begins: what an earlier one left to say is out of date.
+    """
+
+    def __init__(self, context: Context, results: ResultPanel, begun: Callable[[], None]) -> None:
+        self._context, self._ui, self._results, self._begun = context, context.ui, results, begun
+        self._forecast = ForecastPanel(context)
+        self._run: Any = None
+        self._devices = self._shortDevices()
+        self._ui.applyButton.connect("clicked()", self._onApply)
+        for name, entries in {
+            "device": self._devices,
+            "quality": [("fast", _("Fast")), ("standard", _("Standard")), ("best", _("Best"))],
+            "overlap": [
+                ("keep", _("Keep both")),
+                ("replace others", _("Replace others")),
+                ("only unlocked", _("Keep completed segments")),
+            ],
+        }.items():
+            combo = getattr(self._ui, name)
+            fill(combo, [(text, value) for value, text in entries], "")
+            combo.connect("currentIndexChanged(int)", lambda *_index, name=name: self._choose(name))
+        self._ui.pythonButton.connect("clicked()", self._copyPython)
+        self._ui.unloadButton.connect("clicked()", self._unload)
+
+    def close(self) -> None:
+        """Stop timers."""
+        self._forecast.close()
+
+    def show(self) -> None:
+        """Show what the parameter node says."""
+        settings = self._context.settings()
+        if settings is None:
+            return
+        for name in ("device", "quality", "overlap"):
+            combo = getattr(self._ui, name)
+            index = combo.findData(getattr(settings, name))
+            if index >= 0 and index != combo.currentIndex:
+                combo.setCurrentIndex(index)
+
+    def setDevices(self, devices: list[dict[str, Any]]) -> None:
+        """List the devices that the worker found, with the memory that is free on each."""
+        entries = [("auto", _("Automatic"))]
+        for device in devices:
+            name = _("Processor") if device["key"] == "cpu" else device["name"]
+            free = _("{size} free").format(size=readable(device["free_bytes"]))
+            entries.append((device["key"], f"{name} ({free})"))
+        chosen = chosenOf(self._ui.device)
+        self._devices = entries
+        fill(self._ui.device, [(text, key) for key, text in entries], chosen)
+
+    def look(self, ready: bool, why: str) -> None:
+        """Offer what can be done now.
+
+        Parameters
+        ----------
+        ready : bool
+            Whether the installation is complete.
+        why : str
+            Why not, as a tooltip.
+        """
+        running = self._run is not None
+        reason = why if not ready else self._missing()
+        ui = self._ui
+        ui.applyButton.setText(_("Cancel") if running else _("Apply"))
+        ui.applyButton.setEnabled(running or (not reason and not self._context.busy))
+        ui.applyButton.setToolTip(_("Stop the run.") if running else reason or _("Segment the selected structures."))
+        for widget in (
+            ui.inputVolume,
+            ui.outputSegmentation,
+            ui.region,
+            ui.taskTree,
+            ui.device,
+            ui.quality,
+            ui.overlap,
+        ):
+            widget.setEnabled(not running)
+        settings = self._context.settings()
+        ui.pythonButton.setEnabled(settings is not None and settings.inputVolume is not None)
+        ui.unloadButton.setEnabled(not self._context.busy)
+        if not running:
+            self._forecast.look(ready and not reason)
+
+    def _shortDevices(self) -> list[tuple[str, str]]:
+        return [("auto", _("Automatic")), ("cpu", _("Processor"))]
+
+    def _missing(self) -> str:
+        """Return what a run still needs; empty when it can begin."""
+        settings = self._context.settings()
+        if settings is None or settings.inputVolume is None:
+            return _("Select a volume first.")
+        return "" if list(settings.tasks) else _("Select what to segment first.")
+
+    def _choose(self, name: str) -> None:
+        settings = self._context.settings()
+        if settings is not None:
+            setattr(settings, name, chosenOf(getattr(self._ui, name)))
+            self._context.changed()
+
+    def _onApply(self) -> None:
+        if self._run is not None:
+            self._ui.statusLabel.setText(_("Stopping..."))
+            self._ui.applyButton.setEnabled(False)
+            self._run.cancel()
+        else:
+            self._start()
+
+    def _start(self) -> None:
+        settings = self._context.settings()
+        self._begun()
+        with self._context.guarded():
+            self._run = self._context.logic.segment(
+                settings.inputVolume,
+                tasks=list(settings.tasks),
+                segmentationNode=settings.outputSegmentation,
+                model=settings.model or None,
+                device=settings.device,
+                quality=settings.quality,
+                region=settings.region,
+                overlap=settings.overlap,
+                uncertainty=settings.uncertainty,
+                onProgress=self._onProgress,
+                onPartial=self._results.add,
+                onFinished=self._onFinished,
+                onError=self._onError,
+            )
+            self._results.begin()
+            self._onProgress(Progress("load", 0, 0, None))
+            self._context.say(_("Segmenting {name}.").format(name=settings.inputVolume.GetName()))
+            self._context.wake()
+        self._context.changed()
+
+    def _onProgress(self, progress: Progress) -> None:
+        showProgress(self._ui.progressBar, self._ui.statusLabel, progress)
+
+    def _onFinished(self, result: Any) -> None:
+        self._end()
+        settings = self._context.settings()
+        if settings is not None:
+            settings.outputSegmentation = result.segmentationNode
+        self._results.show(result)
+        seconds = sum(result.report.get("seconds", {}).values())
+        self._context.say(_("Finished after {seconds} s.").format(seconds=round(seconds, 1)))
+        for note in result.notes:
+            self._context.say(note)
+        self._context.changed()
+
+    def _onError(self, error: PartialSegError) -> None:
+        self._end()
+        self._results.abandon()
+        self._context.say(error.message)
+        if error.code == "cancelled":
+            self._ui.statusLabel.setText(error.message)
+            self._ui.statusLabel.setVisible(True)
+        else:
+            self._context.fail(error)
+        self._context.changed()
+
+    def _end(self) -> None:
+        self._run = None
+        showProgress(self._ui.progressBar, self._ui.statusLabel, None)
+        self._forecast.again()
+
+    def _copyPython(self) -> None:
+        import slicer
+
+        slicer.app.clipboard().setText(self._context.logic.copyAsPython(self._context.settings()))
+        self._context.say(_("The settings were copied as Python code."))
+
+    def _unload(self) -> None:
+        with self._context.guarded():
+            self._context.logic.unload()
+            self._context.say(_("The model and the scan were unloaded."))
+        self._forecast.again()
+        self._context.changed()

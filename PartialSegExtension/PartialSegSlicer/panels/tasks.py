@@ -1,0 +1,132 @@
+"""The task picker: tasks and their structures in a tree that is searched by name and by code.
+
+The selection lives in the parameter node, as keys of structures, so that it is saved with the scene.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import qt
+from slicer.i18n import tr as _  # type: ignore[import-untyped]
+
+from PartialSegSlicer.panels.context import Context
+from PartialSegSlicer.panels.widgets import silent, stretchFirst, swatch
+
+_KEY = 0x0100  # Qt::UserRole
+_WORDS = _KEY + 1
+
+
+class TaskPicker:
+    """The tree, its search and its summary."""
+
+    def __init__(self, context: Context) -> None:
+        self._context, self._ui = context, context.ui
+        self._tree = self._ui.taskTree
+        stretchFirst(self._tree)
+        self._tree.connect("itemChanged(QTreeWidgetItem*,int)", self._onItemChanged)
+        self._ui.taskSearch.connect("textChanged(QString)", self._onSearch)
+        self._ui.taskAllButton.connect("clicked()", lambda: self._setShown(True))
+        self._ui.taskNoneButton.connect("clicked()", lambda: self._setShown(False))
+
+    def setModel(self, model: dict[str, Any] | None) -> None:
+        """Show the tasks of a model, as ``PartialSegLogic.models`` describes it; keep what is chosen and known."""
+        with silent(self._tree):
+            self._tree.clear()
+            for task in model["tasks"] if model else []:
+                self._addTask(task)
+        self.setSelection(self._stored())
+        self._onSearch(self._ui.taskSearch.text)
+
+    def selection(self) -> list[str]:
+        """Return the keys of the chosen structures, in the order of the model."""
+        return [str(leaf.data(0, _KEY)) for leaf in self._leaves() if leaf.checkState(0) == qt.Qt.Checked]
+
+    def setSelection(self, keys: list[str]) -> None:
+        """Check structures, and uncheck all others."""
+        wanted = set(keys)
+        with silent(self._tree):
+            for leaf in self._leaves():
+                leaf.setCheckState(0, qt.Qt.Checked if leaf.data(0, _KEY) in wanted else qt.Qt.Unchecked)
+        self._summarize()
+
+    def _addTask(self, task: dict[str, Any]) -> None:
+        structures = task["structures"]
+        # A task of one structure is that structure: a branch with one leaf only costs a click.
+        parent: Any = self._tree
+        if len(structures) > 1:
+            parent = qt.QTreeWidgetItem(self._tree)
+            parent.setText(0, task["name"])
+            parent.setFlags(parent.flags() | qt.Qt.ItemIsUserCheckable | qt.Qt.ItemIsAutoTristate)
+            parent.setCheckState(0, qt.Qt.Unchecked)
+        for structure in structures:
+            leaf = qt.QTreeWidgetItem(parent)
+            codes = structure.get("codes", [])
+            leaf.setText(0, structure["name"])
+            leaf.setText(1, codes[0] if codes else "")
+            leaf.setIcon(0, swatch(structure.get("color", (160, 160, 160))))
+            leaf.setToolTip(0, structure["name"])
+            leaf.setToolTip(1, ", ".join(codes))
+            leaf.setForeground(1, self._tree.palette.brush(qt.QPalette.Disabled, qt.QPalette.Text))
+            leaf.setFlags(leaf.flags() | qt.Qt.ItemIsUserCheckable)
+            leaf.setCheckState(0, qt.Qt.Unchecked)
+            leaf.setData(0, _KEY, structure["key"])
+            leaf.setData(0, _WORDS, " ".join([structure["name"], structure["key"], task["name"], *codes]).lower())
+        if parent is not self._tree:
+            parent.setExpanded(True)
+
+    def _branches(self) -> Iterator[Any]:
+        for index in range(self._tree.topLevelItemCount):
+            yield self._tree.topLevelItem(index)
+
+    def _leaves(self) -> Iterator[Any]:
+        for branch in self._branches():
+            if branch.childCount() == 0:
+                yield branch
+            for index in range(branch.childCount()):
+                yield branch.child(index)
+
+    def _onSearch(self, text: str) -> None:
+        """Show the structures that have every word of the search."""
+        words = text.lower().split()
+        for leaf in self._leaves():
+            leaf.setHidden(not all(word in str(leaf.data(0, _WORDS)) for word in words))
+        for branch in self._branches():
+            if branch.childCount():
+                branch.setHidden(all(branch.child(index).isHidden() for index in range(branch.childCount())))
+                if words:
+                    branch.setExpanded(True)
+
+    def _setShown(self, checked: bool) -> None:
+        """Check or uncheck what the search shows."""
+        with silent(self._tree):
+            for leaf in self._leaves():
+                if not leaf.isHidden():
+                    leaf.setCheckState(0, qt.Qt.Checked if checked else qt.Qt.Unchecked)
+        self._store()
+
+    def _onItemChanged(self, item: Any, column: int) -> None:
+        # A branch changes all its leaves, and each of them says so: one look when all have is enough.
+        self._store()
+
+    def _stored(self) -> list[str]:
+        settings = self._context.settings()
+        return list(settings.tasks) if settings is not None else []
+
+    def _store(self) -> None:
+        settings, chosen = self._context.settings(), self.selection()
+        if settings is not None and list(settings.tasks) != chosen:
+            settings.tasks = chosen
+        self._summarize()
+        self._context.changed()
+
+    def _summarize(self) -> None:
+        count = len(self.selection())
+        if not count:
+            text = _("Nothing selected")
+        elif count == 1:
+            text = _("1 structure selected")
+        else:
+            text = _("{count} structures selected").format(count=count)
+        self._ui.taskSummary.setText(text)
