@@ -19,6 +19,10 @@ from PartialSegLib.terminal import terminal_monitor
 if TYPE_CHECKING:
     from PartialSegLib.progress import Monitor
     from PartialSegTraining.recipe import PhantomRecipe, Recipe
+    from PartialSegTraining.trainer import TrainingResult
+
+#: Folder of a recipe's own phantoms in that of the training.
+_COLLECTION = "collection"
 
 
 def register(subparsers: Any) -> None:
@@ -34,8 +38,9 @@ def _register_train(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "train",
         help="train a model on partially labelled cases",
-        description="Train a model by a recipe and write it as a bundle. Stopped with Ctrl+C or by --max-minutes, "
-        "the same command goes on exactly where it was.",
+        description="Train a model by a recipe and write it as a bundle. Stopped with Ctrl+C, by SIGTERM (exit "
+        "status 75) or by --max-minutes, the same command goes on exactly where it was. On several GPUs or machines: "
+        "torchrun --nproc-per-node 4 --no-python partialseg train ...",
     )
     parser.add_argument("recipe", help="name of a recipe of the repository (phantom-dodnet ...), or a TOML file")
     parser.add_argument(
@@ -99,7 +104,9 @@ def _add_spacing(parser: argparse.ArgumentParser) -> None:
 def run_train(arguments: argparse.Namespace) -> int:
     """Carry out ``partialseg train`` and return its exit status."""
     from PartialSegLib import catalog
+    from PartialSegTraining.distributed import together
     from PartialSegTraining.recipefiles import load_recipe
+    from PartialSegTraining.stopping import saved_at_termination
     from PartialSegTraining.trainer import train
 
     recipe = load_recipe(arguments.recipe)
@@ -109,15 +116,21 @@ def run_train(arguments: argparse.Namespace) -> int:
     if arguments.steps is not None:
         recipe = recipe.with_steps(arguments.steps)
     started = time.monotonic()
-    with terminal_monitor() as monitor:
-        collection = arguments.collection or _own_collection(recipe, arguments, monitor)
+    with (
+        together() as processes,
+        terminal_monitor(quiet=not processes.first) as monitor,
+        saved_at_termination(monitor),
+    ):
+        if arguments.collection is None and processes.first:
+            _own_collection(recipe, arguments, monitor)
+        processes.wait()
         minutes = arguments.max_minutes
         if minutes is not None:
             # Making the phantoms counts too.
             minutes -= (time.monotonic() - started) / 60.0
         result = train(
             recipe,
-            collection,
+            arguments.collection or arguments.output / _COLLECTION,
             arguments.output,
             device=arguments.device,
             monitor=monitor,
@@ -126,13 +139,21 @@ def run_train(arguments: argparse.Namespace) -> int:
             max_minutes=minutes,
             workers=arguments.workers,
         )
-    state = "finished" if result.finished else "not finished: run the same command to go on"
-    _report(
-        arguments,
-        {"bundle": str(result.bundle), "steps": result.steps, "total_steps": result.total_steps},
-        f"{result.bundle}: {result.steps} of {result.total_steps} steps, {state}.",
-    )
+    if processes.first:
+        _report_training(arguments, result)
     return 0
+
+
+def _report_training(arguments: argparse.Namespace, result: TrainingResult) -> None:
+    state = "finished" if result.finished else "not finished: run the same command to go on"
+    if result.ended_early:
+        state = "finished early: it no longer got better"
+    document = {"bundle": str(result.bundle), "steps": result.steps, "total_steps": result.total_steps}
+    sentence = f"{result.bundle}: {result.steps} of {result.total_steps} steps, {state}."
+    if result.best is not None:
+        document["best"] = str(result.best)
+        sentence += f" The best validation was that of {result.best}."
+    _report(arguments, document, sentence)
 
 
 def run_phantom_collection(arguments: argparse.Namespace) -> int:
@@ -180,13 +201,13 @@ def run_phantom_patient(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _own_collection(recipe: Recipe, arguments: argparse.Namespace, monitor: Monitor) -> Path:
+def _own_collection(recipe: Recipe, arguments: argparse.Namespace, monitor: Monitor) -> None:
     """Make the phantoms of the recipe, or what is missing of them, in the folder of the training."""
     if recipe.phantoms is None:
         raise CollectionError(
             f"Recipe '{recipe.name}' brings no cases.", "Name a partially labelled collection with --collection."
         )
-    return _write_collection(recipe.phantoms, arguments.output / "collection", arguments.workers, monitor).parent
+    _write_collection(recipe.phantoms, arguments.output / _COLLECTION, arguments.workers, monitor)
 
 
 def _write_collection(phantoms: PhantomRecipe, folder: Path, workers: int | None, monitor: Monitor) -> Path:

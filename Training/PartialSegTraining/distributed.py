@@ -59,20 +59,19 @@ class Processes:
         return self.count == 1
 
     def share(self, items: Sequence[T]) -> Sequence[T]:
-        """Return the part of `items` that this process works on, as many as every other one.
+        """Return every `count`-th of `items`, from that of this process on; as many as every other one has.
 
         Raises
         ------
         CollectionError
             When they cannot be divided evenly.
         """
-        size, rest = divmod(len(items), self.count)
-        if rest:
+        if len(items) % self.count:
             raise CollectionError(
                 f"{len(items)} windows cannot be divided among {self.count} processes.",
                 "Make 'batch' / 'accumulation' of the recipe a multiple of the number of processes.",
             )
-        return items[self.rank * size : (self.rank + 1) * size]
+        return items[self.rank :: self.count]
 
     def wait(self) -> None:
         """Wait until every process is here."""

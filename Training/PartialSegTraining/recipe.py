@@ -154,6 +154,8 @@ class Recipe:
     loading: LoadingRecipe = field(default_factory=LoadingRecipe)
 
     def __post_init__(self) -> None:
+        if self.sampling.batch % self.optimization.accumulation:
+            raise ValueError(f"'accumulation' has to divide the {self.sampling.batch} windows of the batch")
         if self.sampling.coarse and self.preprocessing.coarse_spacing is None:
             raise ValueError("sampling.coarse needs preprocessing.coarse_spacing")
         space = LabelSpace.named(self.label_space)

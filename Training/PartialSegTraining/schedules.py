@@ -1,10 +1,55 @@
-"""What changes with the step: the learning rate and the memory of the weight average.
+"""What changes with the step: the learning rates and the memory of the weight average.
 
-Both are functions of the step alone, so a resumed training needs nothing but its step. Called by
+All are functions of the step alone, so a resumed training needs nothing but its step. Called by
 the trainer.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
+
+from PartialSegTraining.optimizationrecipe import OptimizationRecipe
+
+
+class Rates(NamedTuple):
+    """Learning rates of a step.
+
+    Parameters
+    ----------
+    body : float
+        Of all weights but the head's; 0 while the head learns alone.
+    head : float
+        Of the weights that the recipe names as ``head``.
+    """
+
+    body: float
+    head: float
+
+
+def rates(step: int, plan: OptimizationRecipe) -> Rates:
+    """Return the learning rates of a step: head warm-up, warm-up of all weights, polynomial decay.
+
+    With all three it is the schedule that MultiTalent is fine-tuned with (Kumar et al., 2022): first
+    the new head alone, so that its random start does not spoil the features, then everything.
+
+    Parameters
+    ----------
+    step : int
+        Counted from 0.
+    plan : OptimizationRecipe
+        Lengths and heights of the three.
+    """
+    alone = plan.head_warmup_steps
+    if step < alone:
+        return Rates(0.0, (plan.head_learning_rate or plan.learning_rate) * (step + 1) / alone)
+    rate = learning_rate(
+        step - alone,
+        peak=plan.learning_rate,
+        total_steps=plan.total_steps - alone,
+        warmup_steps=plan.warmup_steps,
+        power=plan.power,
+    )
+    return Rates(rate, rate)
 
 
 def learning_rate(step: int, *, peak: float, total_steps: int, warmup_steps: int = 0, power: float = 0.9) -> float:

@@ -1,8 +1,9 @@
 """The state of a training: weights, their average, optimizer and step; saved and restored whole.
 
 A checkpoint holds tensors, numbers and strings only, and is read without unpickling code. With the
-same recipe and cases, going on from a checkpoint is the same as never having stopped: windows and
-augmentation are functions of the step, and everything else is here. Called by the trainer.
+same recipe and cases, going on from a checkpoint is the same as never having stopped: windows,
+augmentation, learning rates and random numbers are functions of the step, and everything else is
+here. It does not say how many processes made it: any number may go on. Called by the trainer.
 """
 
 from __future__ import annotations
@@ -45,6 +46,12 @@ class TrainingState:
         Of half-precision gradients; does nothing in other precisions.
     step : int
         Steps that were made.
+    validated : int
+        Steps that had been made at the last validation; 0 before the first.
+    best_step : int
+        Steps that had been made at the best validation.
+    best_dice : float
+        Its mean Dice; negative before the first.
     """
 
     network: PartialLabelNetwork
@@ -52,6 +59,17 @@ class TrainingState:
     optimizer: torch.optim.Optimizer
     scaler: GradScaler
     step: int = 0
+    validated: int = 0
+    best_step: int = 0
+    best_dice: float = -1.0
+
+    def note_validation(self, mean_dice: float) -> bool:
+        """Remember a validation of the present weights and return whether no earlier one was as good."""
+        self.validated = self.step
+        if not mean_dice > self.best_dice:
+            return False
+        self.best_step, self.best_dice = self.step, mean_dice
+        return True
 
     @torch.no_grad()
     def update_average(self, limit: float) -> None:
@@ -117,6 +135,7 @@ def save_checkpoint(state: TrainingState, recipe: Recipe, path: Path) -> None:
         "average": {} if state.average is state.network else state.average.state_dict(),
         "optimizer": state.optimizer.state_dict(),
         "scaler": state.scaler.state_dict(),
+        "validation": {"step": state.validated, "best_step": state.best_step, "best_dice": state.best_dice},
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as file:
@@ -150,6 +169,16 @@ def load_checkpoint(state: TrainingState, recipe: Recipe, path: Path) -> None:
     state.optimizer.load_state_dict(document["optimizer"])
     state.scaler.load_state_dict(document["scaler"])
     state.step = int(document["step"])
+    # Checkpoints from before the best validation was kept begin with none.
+    validation = document.get("validation", {"step": state.step, "best_step": state.step, "best_dice": -1.0})
+    state.validated, state.best_step = int(validation["step"]), int(validation["best_step"])
+    state.best_dice = float(validation["best_dice"])
+
+
+def remove_unfinished(path: Path) -> None:
+    """Remove what processes that were killed while they wrote a checkpoint left beside `path`."""
+    for unfinished in path.parent.glob(f".{path.name}.*.part"):
+        unfinished.unlink(missing_ok=True)
 
 
 def _freeze_but(network: PartialLabelNetwork, recipe: Recipe) -> None:
@@ -163,12 +192,29 @@ def _freeze_but(network: PartialLabelNetwork, recipe: Recipe) -> None:
 
 
 def _optimizer(network: nn.Module, plan: OptimizationRecipe, device: torch.device) -> torch.optim.Optimizer:
-    """Build the optimizer; biases and normalization are not decayed."""
-    weights = [weight for weight in network.parameters() if weight.requires_grad]
-    groups = [
-        {"params": [weight for weight in weights if weight.dim() > 1], "weight_decay": plan.weight_decay},
-        {"params": [weight for weight in weights if weight.dim() <= 1], "weight_decay": 0.0},
-    ]
+    """Build the optimizer; biases and normalization are not decayed, and the head has groups of its own.
+
+    Raises
+    ------
+    CollectionError
+        When the recipe names a head that the network does not have.
+    """
+    named = [(name, weight) for name, weight in network.named_parameters() if weight.requires_grad]
+    head = plan.head if plan.head_warmup_steps else ()
+    for beginning in head:
+        if not any(name.startswith(beginning) for name, _ in named):
+            known = sorted({name.split(".")[0] for name, _ in named})
+            raise CollectionError(
+                f"No weight of the network begins with '{beginning}', which the recipe names as its head.",
+                f"Weights begin with: {', '.join(known)}.",
+            )
+    groups: list[dict[str, Any]] = []
+    for in_head in (False, True) if head else (False,):
+        mine = [weight for name, weight in named if any(map(name.startswith, head)) == in_head]
+        for decayed in (True, False):
+            weights = [weight for weight in mine if (weight.dim() > 1) == decayed]
+            decay = plan.weight_decay if decayed else 0.0
+            groups.append({"params": weights, "weight_decay": decay, "head": in_head})
     if plan.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=plan.learning_rate, momentum=plan.momentum, nesterov=plan.momentum > 0)
     fused = device.type == "cuda"

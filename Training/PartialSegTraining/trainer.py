@@ -1,41 +1,53 @@
 """Training: from a recipe and a collection of partially labelled cases to a model bundle.
 
-:func:`train` is the door: it prepares the cases, trains step by step, writes checkpoints and a log,
-and writes the bundle. It can be stopped at any step and goes on exactly where it was. Called by
-the command line (:mod:`PartialSegTraining.cli`).
+:func:`train` is the door: it prepares the cases, trains step by step (:mod:`PartialSegTraining.loop`),
+and writes the bundle. It can be stopped at any step and goes on exactly where it was, and it may be
+several processes, of which each does its part of every step. Called by the command line
+(:mod:`PartialSegTraining.cli`).
 """
 
 from __future__ import annotations
 
 import math
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from PartialSegLib.bundle import ModelBundle
-from PartialSegLib.errors import CancelledError, CollectionError
+from PartialSegLib.errors import CollectionError
 from PartialSegLib.inference.allocation import kept_memory
+from PartialSegLib.networks import PartialLabelNetwork
 from PartialSegLib.networks.exclusive import ExclusiveNetwork
 from PartialSegLib.progress import Monitor
-from PartialSegTraining.augmentation import Augmenter, Batch
-from PartialSegTraining.cache import CachedCase, prepare_cases
+from PartialSegTraining.augmentation import Batch
+from PartialSegTraining.cache import prepare_cases
+from PartialSegTraining.cases import Case
 from PartialSegTraining.datasets.collection import training_cases
+from PartialSegTraining.distributed import ALONE, Processes, choose_device, together
+from PartialSegTraining.levels import CachedCase
+from PartialSegTraining.loader import BatchLoader, BatchMaker
+from PartialSegTraining.loop import CHECKPOINT, ended_early, run
 from PartialSegTraining.losses import LOSSES, LossTerms, SegmentationLoss, make_loss
+from PartialSegTraining.placement import place_cases
 from PartialSegTraining.precision import autocast
 from PartialSegTraining.publishing import write_bundle
 from PartialSegTraining.recipe import Recipe
-from PartialSegTraining.runlog import RunLog
-from PartialSegTraining.sampling import WindowSampler
-from PartialSegTraining.schedules import learning_rate
-from PartialSegTraining.state import TrainingState, load_checkpoint, new_state, save_checkpoint, start_from
-from PartialSegTraining.validation import Validator, split_cases
+from PartialSegTraining.schedules import rates
+from PartialSegTraining.state import TrainingState, load_checkpoint, new_state, start_from
+from PartialSegTraining.validation import make_validator, split_cases
 
-# First words of the random streams of the changes to windows and of torch, apart from the sampler's.
-_CHANGE, _TORCH = 11, 12
+__all__ = ["Trainer", "TrainingResult", "choose_device", "run", "train"]
+
+# First word of the random stream of torch, apart from those of windows and their changes.
+_TORCH = 12
 
 
 @dataclass(frozen=True)
@@ -45,19 +57,25 @@ class TrainingResult:
     Parameters
     ----------
     bundle : Path
-        The model folder.
+        The model folder, of the last step.
     steps, total_steps : int
         Steps made so far, and those of the recipe.
+    best : Path, optional
+        The model folder of the best validation, where there was any.
+    ended_early : bool
+        Whether the training has ended before its last step because it no longer got better.
     """
 
     bundle: Path
     steps: int
     total_steps: int
+    best: Path | None = None
+    ended_early: bool = False
 
     @property
     def finished(self) -> bool:
-        """Whether every step of the recipe was made."""
-        return self.steps >= self.total_steps
+        """Whether there is nothing left to do."""
+        return self.ended_early or self.steps >= self.total_steps
 
 
 class Trainer:
@@ -68,65 +86,122 @@ class Trainer:
     recipe : Recipe
         Decides everything.
     cases : sequence of CachedCase
-        To train on; they are moved to `device` and stay there.
+        To train on; they are brought to where ``[loading]`` of the recipe wants them.
     device : torch.device
         Where to compute.
+    processes : Processes
+        That train together; each makes the steps with a part of their windows.
+
+    Raises
+    ------
+    CollectionError
+        When window, loss or batch do not fit the network or the processes.
     """
 
-    def __init__(self, recipe: Recipe, cases: Sequence[CachedCase], device: torch.device) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        cases: Sequence[CachedCase],
+        device: torch.device,
+        processes: Processes = ALONE,
+    ) -> None:
         self.recipe = recipe
         self.device = device
+        self.processes = processes
         self.state: TrainingState = new_state(recipe, device)
         _check_window(recipe, self.state)
-        self._loss = make_loss(recipe.loss.name, recipe.loss.parameters, recipe.tasks)
+        adding = None if processes.alone else processes.add
+        self._loss = make_loss(recipe.loss.name, recipe.loss.parameters, recipe.tasks, reduce_sums=adding)
         _check_loss(recipe, self.state, self._loss)
-        self._cases = [case.to(device) for case in cases]
-        plan = recipe.optimization
-        self._sampler = WindowSampler(self._cases, recipe.tasks, recipe.sampling, plan.seed)
-        self._augmenter = Augmenter(recipe.augmentation, recipe.preprocessing, recipe.tasks, recipe.sampling.window)
-        outputs = self.state.network.training_outputs
-        self._outputs = torch.compile(outputs) if plan.compiled and device.type == "cuda" else outputs
+        plan, batch = recipe.optimization, recipe.sampling.batch
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", str(processes.count)))
+        placed, workers = place_cases(cases, recipe, device, processes=local)
+        self.loader = BatchLoader(
+            BatchMaker(recipe, placed),
+            device,
+            steps=plan.total_steps,
+            # Not one after another: a batch may end with the windows near structures.
+            parts=[processes.share(range(part, batch, plan.accumulation)) for part in range(plan.accumulation)],
+            workers=workers,
+            ahead=recipe.loading.ahead,
+        )
+        self._outputs = self._trained_outputs()
         if device.type == "cuda":
             torch.backends.cudnn.benchmark = True
 
     def step(self) -> LossTerms:
         """Make one step and return its loss, detached; nothing waits for the device."""
         state, plan = self.state, self.recipe.optimization
-        batch = self.batch(state.step)
-        rate = learning_rate(
-            state.step,
-            peak=plan.learning_rate,
-            total_steps=plan.total_steps,
-            warmup_steps=plan.warmup_steps,
-            power=plan.power,
-        )
-        for group in state.optimizer.param_groups:
-            group["lr"] = rate
+        # Dropout, where a network has it, draws from torch's stream.
+        stream = (plan.seed, _TORCH, state.step, *([] if self.processes.first else [self.processes.rank]))
+        torch.manual_seed(int(np.random.default_rng(stream).integers(2**62)))
+        self._set_rates()
         state.network.train()
         state.optimizer.zero_grad(set_to_none=True)
-        image = batch.image.to(memory_format=torch.channels_last_3d) if plan.channels_last else batch.image
-        with autocast(plan.precision, self.device):
-            outputs = self._outputs(image, batch.task)
-        loss = self._loss(outputs, batch.target, batch.task)
-        state.scaler.scale(loss.total).backward()
+        loss = _mean_terms([self._backward(batch, part) for part, batch in enumerate(self.batches(state.step))])
         state.scaler.unscale_(state.optimizer)
+        self._keep_body()
         torch.nn.utils.clip_grad_norm_(state.network.parameters(), plan.clip_norm)
         state.scaler.step(state.optimizer)
         state.scaler.update()
         state.step += 1
         state.update_average(plan.average)
+        return loss
+
+    def batches(self, step: int) -> Iterator[Batch]:
+        """Yield what this process computes of a step, on the device: a function of the seed and the step alone."""
+        return self.loader.batches(step)
+
+    def _backward(self, batch: Batch, part: int) -> LossTerms:
+        """Add the gradient of one part of a step and return its loss, detached."""
+        plan, scaler = self.recipe.optimization, self.state.scaler
+        image = batch.image.to(memory_format=torch.channels_last_3d) if plan.channels_last else batch.image
+        with self._added_later() if part + 1 < plan.accumulation else nullcontext():
+            with autocast(plan.precision, self.device):
+                outputs = self._outputs(image, batch.task)
+            loss = self._loss(outputs, batch.target, batch.task)
+            scaler.scale(loss.total / plan.accumulation).backward()
         return loss.detach()
 
-    def batch(self, step: int) -> Batch:
-        """Cut and change the windows of a step: a function of the seed and the step alone."""
-        seed, size = self.recipe.optimization.seed, self.recipe.sampling.batch
-        changes = [
-            self._augmenter.draw(np.random.default_rng((seed, _CHANGE, number)))
-            for number in range(step * size, (step + 1) * size)
-        ]
-        # The noise of the augmentation, and dropout where a network has it, come from torch's stream.
-        torch.manual_seed(int(np.random.default_rng((seed, _TORCH, step)).integers(2**62)))
-        return self._augmenter.batch(self._cases, self._sampler.draws(step), changes)
+    def _added_later(self) -> AbstractContextManager[None]:
+        """Leave the gradients of this process to itself: those of the last part are added over all, with these."""
+        outputs = self._outputs
+        return outputs.no_sync() if isinstance(outputs, DistributedDataParallel) else nullcontext()
+
+    def _set_rates(self) -> None:
+        now = rates(self.state.step, self.recipe.optimization)
+        for group in self.state.optimizer.param_groups:
+            group["lr"] = now.head if group.get("head") else now.body
+
+    def _keep_body(self) -> None:
+        """While the head learns alone, forget the gradients of everything else: no moment gathers them."""
+        if self.state.step >= self.recipe.optimization.head_warmup_steps:
+            return
+        for group in self.state.optimizer.param_groups:
+            for weight in group["params"] if not group.get("head") else ():
+                weight.grad = None
+
+    def _trained_outputs(self) -> nn.Module:
+        """Return the network as a module that gives what the loss is computed from."""
+        outputs: nn.Module = _Outputs(self.state.network)
+        cuda = self.device.type == "cuda"
+        if self.recipe.optimization.compiled and cuda:
+            outputs.compile()
+        if self.processes.alone:
+            return outputs
+        # A batch may use the layers of some tasks only, and each process those of other ones.
+        return DistributedDataParallel(outputs, device_ids=[self.device] if cuda else None, find_unused_parameters=True)
+
+
+class _Outputs(nn.Module):
+    """The training outputs of a network as the forward pass that torch's wrappers want."""
+
+    def __init__(self, network: PartialLabelNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor, task: Tensor) -> list[Tensor]:
+        return self.network.training_outputs(image, task)
 
 
 def train(
@@ -144,6 +219,8 @@ def train(
 ) -> TrainingResult:
     """Train a model on a partially labelled collection.
 
+    In processes that ``torchrun`` started, all of them call this, and train together.
+
     Parameters
     ----------
     recipe : Recipe
@@ -151,7 +228,9 @@ def train(
     collection : path
         Folder with ``collection.json``, or a manifest (TOML, :mod:`PartialSegTraining.datasets`).
     output : path
-        Folder of the run: ``cache/``, ``checkpoint.pt``, ``log.jsonl`` and the bundle, named as the recipe.
+        Folder of the run: ``cache/``, ``checkpoint.pt``, ``log.jsonl``, the bundle, named as the
+        recipe, and the bundle of the best validation, with ``-best`` added. Processes on several
+        machines share it.
     device : str
         ``auto`` (a GPU where there is one), ``cpu``, ``cuda`` or ``cuda:N``.
     monitor : Monitor, optional
@@ -170,7 +249,7 @@ def train(
     Returns
     -------
     TrainingResult
-        The bundle holds the averaged weights where the recipe has an average.
+        The bundles hold the averaged weights where the recipe has an average.
 
     Raises
     ------
@@ -182,132 +261,73 @@ def train(
     """
     deadline = math.inf if max_minutes is None else time.monotonic() + 60.0 * max_minutes
     monitor, output = monitor or Monitor(), Path(output)
-    chosen = choose_device(device)
-    cases, named = training_cases(collection, recipe.tasks)
-    prepared = prepare_cases(
-        [*cases, *named], recipe.preprocessing, folder=Path(cache or output / "cache"), workers=workers, monitor=monitor
-    )
-    if named:
+    with together() as processes:
+        chosen = choose_device(device, processes)
+        cases, named = training_cases(collection, recipe.tasks)
+        folder = Path(cache or output / "cache")
+        prepared = _prepare([*cases, *named], recipe, folder, workers, monitor, processes)
         training, held_out = prepared[: len(cases)], prepared[len(cases) :]
-    else:
-        training, held_out = split_cases(prepared, recipe.tasks, recipe.monitoring.validation_cases)
-    trainer = Trainer(recipe, training, chosen)
-    validator = Validator([case.to(chosen) for case in held_out], recipe) if held_out else None
-    checkpoint = output / "checkpoint.pt"
-    if resume and checkpoint.is_file():
-        load_checkpoint(trainer.state, recipe, checkpoint)
-    elif initial is not None:
-        start_from(trainer.state, recipe, initial)
-    with kept_memory(chosen):
-        run(trainer, output, validator=validator, monitor=monitor, deadline=deadline)
-    bundle = write_bundle(trainer.state, recipe, training, output / recipe.name, parent=initial)
-    return TrainingResult(bundle, trainer.state.step, recipe.optimization.total_steps)
+        if not named:
+            training, held_out = split_cases(prepared, recipe.tasks, recipe.monitoring.validation_cases)
+        trainer = Trainer(recipe, training, chosen, processes)
+        validator = make_validator(held_out, recipe, chosen, processes)
+        state, checkpoint = trainer.state, output / CHECKPOINT
+        if resume and checkpoint.is_file():
+            load_checkpoint(state, recipe, checkpoint)
+        elif initial is not None:
+            start_from(state, recipe, initial)
+        processes.check_same(state.step, f"step that {checkpoint} is of")
+        last, best = output / recipe.name, output / f"{recipe.name}-best"
+
+        def publish(bundle: Path) -> None:
+            write_bundle(state, recipe, training, bundle, parent=initial)
+
+        try:
+            with kept_memory(chosen):
+                run(
+                    trainer,
+                    output,
+                    validator=validator,
+                    monitor=monitor,
+                    deadline=deadline,
+                    keep_best=lambda: publish(best),
+                )
+        finally:
+            trainer.loader.close()
+        if processes.first:
+            publish(last)
+        processes.wait()
+    return TrainingResult(
+        last,
+        state.step,
+        recipe.optimization.total_steps,
+        best if best.is_dir() else None,
+        ended_early(state, recipe),
+    )
 
 
-def run(
-    trainer: Trainer,
+def _prepare(
+    cases: Sequence[Case],
+    recipe: Recipe,
     folder: Path,
-    *,
-    validator: Validator | None = None,
-    monitor: Monitor | None = None,
-    deadline: float = math.inf,
-) -> None:
-    """Make the steps that are left, with log, validation and checkpoints in `folder`.
-
-    Parameters
-    ----------
-    trainer : Trainer
-        Fresh, or restored from a checkpoint.
-    folder : Path
-        Of the run.
-    validator : Validator, optional
-        Measures Dice on held-out cases.
-    monitor : Monitor, optional
-        Told about every step.
-    deadline : float
-        Value of :func:`time.monotonic` after which no step is begun.
-
-    Raises
-    ------
-    CancelledError
-        When the monitor was cancelled; the checkpoint is of the last finished step.
-    CollectionError
-        When the loss is no longer a number; the checkpoint is the last one before.
-    """
-    monitor, recipe, state = monitor or Monitor(), trainer.recipe, trainer.state
-    total, plan = recipe.optimization.total_steps, recipe.monitoring
-    folder.mkdir(parents=True, exist_ok=True)
-    recorder = _Recorder(RunLog(folder / "log.jsonl", state.step), trainer)
-    monitor.step("train", state.step, total)
-    try:
-        while state.step < total and time.monotonic() < deadline:
-            recorder.add(trainer.step())
-            if state.step % plan.log_every == 0:
-                recorder.flush()
-            if validator is not None and (state.step % plan.validate_every == 0 or state.step == total):
-                recorder.log.write(state.step, {"validation": validator.dice(state.average)})
-            if state.step % plan.checkpoint_every == 0:
-                recorder.flush()
-                save_checkpoint(state, recipe, folder / "checkpoint.pt")
-            monitor.step("train", state.step, total)
-    except CancelledError as error:
-        recorder.flush()
-        save_checkpoint(state, recipe, folder / "checkpoint.pt")
-        raise CancelledError(error.message, f"Run it again with the same '{folder}' to go on.") from error
-    recorder.flush()
-    save_checkpoint(state, recipe, folder / "checkpoint.pt")
+    workers: int | None,
+    monitor: Monitor,
+    processes: Processes,
+) -> list[CachedCase]:
+    """Prepare cases, each in one process; then all processes find all of them."""
+    rules = recipe.preprocessing
+    if not processes.alone:
+        mine = cases[processes.rank :: processes.count]
+        prepare_cases(mine, rules, folder=folder, workers=workers, monitor=monitor)
+        processes.wait()
+    return prepare_cases(cases, rules, folder=folder, workers=workers, monitor=monitor)
 
 
-class _Recorder:
-    """Gathers losses without waiting for the device, and logs their mean now and then."""
-
-    def __init__(self, log: RunLog, trainer: Trainer) -> None:
-        self.log = log
-        self._trainer = trainer
-        self._losses: list[LossTerms] = []
-        self._started = time.monotonic()
-
-    def add(self, loss: LossTerms) -> None:
-        self._losses.append(loss)
-
-    def flush(self) -> None:
-        """Log the mean of the losses since the last time; CollectionError when it is not finite."""
-        if not self._losses:
-            return
-        step, count = self._trainer.state.step, len(self._losses)
-        names = list(self._losses[0].terms)
-        terms = torch.stack([torch.stack(list(loss.terms.values())) for loss in self._losses]).mean(0).tolist()
-        self._losses.clear()
-        total = sum(terms)
-        if not math.isfinite(total):
-            raise CollectionError(
-                f"The training diverged: its loss is {total} after {step} steps.",
-                "Lower 'learning_rate', or train in float32; the last checkpoint is from before.",
-            )
-        now = time.monotonic()
-        rate = self._trainer.state.optimizer.param_groups[0]["lr"]
-        seconds = round((now - self._started) / count, 4)
-        self._started = now
-        values = {"loss": total, **dict(zip(names, terms, strict=True)), "lr": rate, "seconds_per_step": seconds}
-        self.log.write(step, {name: float(f"{value:.6g}") for name, value in values.items()})
-
-
-def choose_device(name: str) -> torch.device:
-    """Return the device of that name; ``auto`` is a GPU where there is one.
-
-    Raises
-    ------
-    CollectionError
-        When there is no such device.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise CollectionError(f"There is no device '{name}' here.", "Use 'auto', 'cpu' or 'cuda'.") from error
-    return device
+def _mean_terms(parts: Sequence[LossTerms]) -> LossTerms:
+    """Return the mean of the losses of all parts of a step."""
+    if len(parts) == 1:
+        return parts[0]
+    return LossTerms({name: torch.stack([part.terms[name] for part in parts]).mean() for name in parts[0].terms})
 
 
 def _check_window(recipe: Recipe, state: TrainingState) -> None:
