@@ -1,41 +1,163 @@
-"""Windows are a function of seed and step; the tasks take turns; what is unknown stays unknown."""
+"""Windows are a function of seed and step; tasks, cases and structures take turns as a recipe says."""
 
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from partial_cases import SPACE, cached_case, cached_cases, tiny_recipe
 
 from PartialSegLib.errors import CollectionError
-from PartialSegTraining.augmentation import Augmenter, Change, rotation_matrix
-from PartialSegTraining.losses import UNKNOWN
+from PartialSegTraining.augmentation import Augmenter
+from PartialSegTraining.levels import CachedCase
 from PartialSegTraining.recipe import AugmentationRecipe, SamplingRecipe
 from PartialSegTraining.sampling import Draw, WindowSampler
 
 WINDOW = (16, 16, 16)
-PLAIN = AugmentationRecipe()
-PREPROCESSING = tiny_recipe().preprocessing
+STRATEGIES = SamplingRecipe.STRATEGIES
 
 
-def augmenter(recipe: AugmentationRecipe = PLAIN, window: tuple[int, int, int] = WINDOW) -> Augmenter:
-    return Augmenter(recipe, PREPROCESSING, SPACE, window)
-
-
-def sampler(seed: int = 1, **options: object) -> WindowSampler:
+def sampler(seed: int = 1, cases: list[CachedCase] | None = None, **options: object) -> WindowSampler:
     recipe = SamplingRecipe(window=WINDOW, **{"batch": 7, **options})  # type: ignore[arg-type]
-    return WindowSampler(cached_cases(), SPACE, recipe, seed)
+    return WindowSampler(cached_cases() if cases is None else cases, SPACE, recipe, seed)
 
 
-def test_the_windows_of_a_step_do_not_depend_on_the_steps_before() -> None:
-    first, second = sampler(), sampler()
-    for step in range(5):
-        first.draws(step)
+def draws_of(windows: WindowSampler, steps: int) -> list[Draw]:
+    return [draw for step in range(steps) for draw in windows.draws(step)]
+
+
+def uneven_cases() -> list[CachedCase]:
+    """Nine livers, four spleens and one case of both pancreas and pancreas tumor, each a dataset of its own."""
+    livers = [cached_case(f"liver{number}", ("liver",), seed=number) for number in range(9)]
+    spleens = [cached_case(f"spleen{number}", ("spleen",), seed=number) for number in range(4)]
+    return [*livers, *spleens, cached_case("pancreas", ("pancreas", "pancreas_tumor"))]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_the_windows_of_a_step_do_not_depend_on_the_steps_before(strategy: str) -> None:
+    first, second = sampler(strategy=strategy), sampler(strategy=strategy)
+    draws_of(first, 5)
     assert first.draws(5) == second.draws(5)
     assert first.draws(5) != first.draws(6)
-    assert first.draws(5) != sampler(seed=2).draws(5)
+    assert first.draws(5) != sampler(seed=2, strategy=strategy).draws(5)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_case_is_only_asked_for_what_it_annotates(strategy: str) -> None:
+    cases = uneven_cases()
+    for draw in draws_of(sampler(cases=cases, strategy=strategy), 20):
+        assert set(SPACE.tasks[draw.task].structures).intersection(cases[draw.case].structures)
+
+
+def test_by_case_every_case_comes_as_often() -> None:
+    draws = draws_of(sampler(cases=uneven_cases(), strategy="cases"), 10)
+    assert Counter(draw.case for draw in draws) == dict.fromkeys(range(14), 5)
+
+
+def test_a_case_of_a_large_dataset_comes_less_often_by_the_inverse_of_the_root_of_its_size() -> None:
+    draws = draws_of(sampler(cases=uneven_cases(), strategy="inverse-sqrt"), 600)
+    counts = Counter("liver" if draw.case < 9 else "spleen" if draw.case < 13 else "pancreas" for draw in draws)
+    # Datasets of 9, 4 and 1: sqrt(n) of each, 3 : 2 : 1.
+    for name, share in (("liver", 3 / 6), ("spleen", 2 / 6), ("pancreas", 1 / 6)):
+        assert counts[name] / len(draws) == pytest.approx(share, abs=0.03)
+
+
+def test_cases_that_annotate_the_same_may_belong_to_different_datasets() -> None:
+    livers = [cached_case(f"liver{number}", ("liver",), seed=number) for number in range(5)]
+    cases = [replace(case, dataset="small" if at == 4 else "large") for at, case in enumerate(livers)]
+    draws = draws_of(sampler(cases=cases, strategy="inverse-sqrt"), 300)
+    share = sum(draw.case == 4 for draw in draws) / len(draws)
+    assert share == pytest.approx(1 / 3, abs=0.03)
+
+
+def test_in_round_robin_a_step_belongs_to_one_task_and_tasks_follow_each_other() -> None:
+    windows = sampler(cases=uneven_cases(), strategy="round-robin", batch=2)
+    tasks = [{SPACE.tasks[draw.task].key for draw in windows.draws(step)} for step in range(6)]
+    assert tasks == [{"liver"}, {"pancreas"}, {"spleen"}] * 2
+    livers = [draw.case for step in range(0, 27, 3) for draw in windows.draws(step)]
+    assert Counter(livers) == dict.fromkeys(range(9), 2)
+
+
+def test_by_class_rare_structures_come_as_often_as_others() -> None:
+    windows = sampler(cases=uneven_cases(), strategy="classes", batch=4, foreground=1.0, jitter=0.0)
+    draws = draws_of(windows, 25)
+    cases = Counter(draw.case for draw in draws)
+    assert [sum(cases[at] for at in group) for group in (range(9), range(9, 13), [13])] == [25, 25, 50]
+
+
+def test_by_class_the_window_lies_on_the_structure_whose_turn_it_is() -> None:
+    case = cached_case("pancreas", ("pancreas", "pancreas_tumor"), shape=(64, 64, 64))
+    windows = sampler(cases=[case], strategy="classes", batch=2, foreground=1.0, jitter=0.0)
+    inside = Counter(
+        bool(case.levels[0].bits[tuple(int(c) for c in draw.center)] >> 1 & 1)  # type: ignore[attr-defined]
+        for draw in draws_of(windows, 20)
+    )
+    # Half of the windows are centered in the tumor, a quarter of the radius of the organ; rounding may miss it.
+    assert inside[True] >= 15
+
+
+def test_an_annotated_structure_that_no_case_shows_gets_no_turn() -> None:
+    absent = replace_centers(cached_case("liver", ("liver", "liver_tumor")), "liver_tumor")
+    draws = draws_of(sampler(cases=[absent], strategy="classes", batch=1, foreground=1.0), 6)
+    assert len(draws) == 6
+    with pytest.raises(CollectionError, match="No case shows"):
+        sampler(cases=[replace_centers(absent, "liver")], strategy="classes")
+
+
+def replace_centers(case: CachedCase, key: str) -> CachedCase:
+    """The case without a voxel of a structure, which it still annotates."""
+    at = case.structures.index(key)
+    levels = []
+    for level in case.levels:
+        centers = list(level.centers)
+        centers[at] = centers[at][:0]
+        levels.append(replace(level, centers=tuple(centers)))  # type: ignore[type-var]
+    return replace(case, levels=tuple(levels))
+
+
+def on_structure(case: CachedCase, draw: Draw) -> bool:
+    """Whether the first structure covers one of the eight voxels about the center of a window."""
+    z, y, x = (slice(int(at) - 1, int(at) + 1) for at in draw.center)
+    return bool((case.levels[0].cut((z, y, x))[1] & 1).any())
+
+
+def test_a_set_share_of_each_batch_lies_near_a_structure() -> None:
+    """Four windows of which a third: the last one, as in nnU-Net."""
+    case = cached_case("liver", ("liver",), shape=(96, 96, 96))
+    windows = sampler(cases=[case], batch=4, foreground=0.33, foreground_rule="share", jitter=0.0)
+    near = [[on_structure(case, draw) for draw in windows.draws(step)] for step in range(30)]
+    assert all(places[3] for places in near)
+    assert sum(any(places[:3]) for places in near) < 10
+
+
+def test_a_structure_can_be_weighed_against_the_others_of_its_case() -> None:
+    case = cached_case("liver", ("liver", "liver_tumor"), shape=(64, 64, 64))
+    windows = sampler(cases=[case], foreground=1.0, jitter=0.0, structures={"liver": 0.0, "liver_tumor": 2.0})
+    bits = [case.levels[0].bits[tuple(int(c) for c in draw.center)] for draw in draws_of(windows, 5)]  # type: ignore[attr-defined]
+    assert sum(bool(value >> 1 & 1) for value in bits) >= 30
+
+
+def test_a_task_may_be_left_out_but_not_every_one() -> None:
+    livers = {"tasks": {task.key: 0 for task in SPACE.tasks if task.key != "liver"}}
+    assert {SPACE.tasks[draw.task].key for draw in draws_of(sampler(**livers), 3)} == {"liver"}  # type: ignore[arg-type]
+    with pytest.raises(CollectionError, match="drawn 0 times"):
+        sampler(tasks={task.key: 0 for task in SPACE.tasks})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"strategy": "dataset"}, "'strategy' is dataset"),
+        ({"foreground_rule": "some"}, "'foreground_rule' is some"),
+        ({"strategy": "cases", "tasks": {"liver": 2}}, "the strategy is 'cases'"),
+        ({"structures": {"liver": -1.0}}, "at least 0 each"),
+    ],
+)
+def test_a_way_of_taking_turns_that_makes_no_sense_is_named(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SamplingRecipe(window=WINDOW, batch=1, **options)  # type: ignore[arg-type]
 
 
 def test_every_task_and_every_case_takes_its_turn() -> None:
@@ -56,7 +178,8 @@ def test_foreground_windows_hold_an_annotated_structure() -> None:
     cases = cached_cases()
     recipe = SamplingRecipe(window=WINDOW, batch=7, foreground=1.0, jitter=0.4)
     draws = WindowSampler(cases, SPACE, recipe, 3).draws(0)
-    targets = augmenter().batch(cases, draws).target
+    cut = Augmenter(AugmentationRecipe(), tiny_recipe().preprocessing, SPACE, WINDOW)
+    targets = cut.batch(cases, draws).target
     assert all((target == 1.0).any() for target in targets)
 
 
@@ -93,107 +216,3 @@ def test_a_collection_without_a_known_structure_is_refused() -> None:
     recipe = SamplingRecipe(window=WINDOW, batch=1)
     with pytest.raises(CollectionError, match="No case annotates"):
         WindowSampler([cached_case("gall", ("gallbladder",))], SPACE, recipe, 1)
-
-
-def test_an_unchanged_window_is_cut_exactly() -> None:
-    case = cached_case("case", ("liver", "liver_tumor"))
-    batch = augmenter().batch([case], [Draw(0, 0, 0, (20.0, 22.0, 24.0))])
-    level = case.levels[0]
-    box = (slice(12, 28), slice(14, 30), slice(16, 32))
-    torch.testing.assert_close(batch.image[0, 0], level.volume[box].float(), atol=1e-5, rtol=0)
-    for channel in range(2):
-        np.testing.assert_array_equal(batch.target[0, channel].numpy(), (level.bits[box] >> channel & 1).numpy())
-
-
-def test_beyond_the_volume_there_is_air_and_nothing_annotated() -> None:
-    case = cached_case("case", ("liver", "liver_tumor"), shape=(8, 44, 48))
-    batch = augmenter().batch([case], [Draw(0, 0, 0, (4.0, 22.0, 24.0))])
-    assert torch.allclose(batch.image[0, 0, :4], torch.tensor(-1.0))
-    assert torch.allclose(batch.image[0, 0, 12:], torch.tensor(-1.0))
-    assert batch.target[0, :, :4].max() == 0.0
-    assert batch.target[0, 0, 4:12].max() == 1.0
-
-
-@pytest.mark.parametrize(
-    ("keys", "task", "unknown"),
-    [
-        (("spleen",), "spleen", [1]),
-        (("colon_tumor",), "colon", [0]),
-        (("liver",), "liver", [1]),
-        (("liver_tumor",), "liver", [0]),
-        (("liver", "liver_tumor"), "liver", []),
-    ],
-)
-def test_only_annotated_channels_have_a_target(keys: tuple[str, ...], task: str, unknown: list[int]) -> None:
-    case = cached_case("case", keys)
-    target = augmenter().batch([case], [Draw(0, SPACE.task_index(task), 0, (20.0, 22.0, 24.0))]).target[0]
-    for channel in range(2):
-        values = set(target[channel].unique().tolist())
-        assert values == ({UNKNOWN} if channel in unknown else {0.0, 1.0})
-
-
-def test_mirroring_turns_image_and_target_alike() -> None:
-    case = cached_case("case", ("liver", "liver_tumor"))
-    draw = Draw(0, 0, 0, (20.0, 22.0, 26.0))
-    plain = augmenter().batch([case], [draw])
-    mirrored = augmenter().batch([case], [draw], [Change(np.diag([1.0, 1.0, -1.0]))])
-    torch.testing.assert_close(mirrored.image, plain.image.flip(-1), atol=1e-5, rtol=0)
-    torch.testing.assert_close(mirrored.target, plain.target.flip(-1))
-
-
-def test_a_magnified_structure_covers_more_of_the_window() -> None:
-    case = cached_case("case", ("liver", "liver_tumor"), shape=(64, 64, 64))
-    draw = Draw(0, 0, 0, (32.0, 32.0, 32.0))
-    large = augmenter(window=(48, 48, 48))
-    plain = large.batch([case], [draw]).target[0, 0].sum().item()
-    magnified = large.batch([case], [draw], [Change(np.eye(3) / 1.25)]).target[0, 0].sum().item()
-    assert magnified / plain == pytest.approx(1.25**3, rel=0.05)
-
-
-def test_a_rotation_by_a_right_angle_moves_voxels_onto_voxels() -> None:
-    case = cached_case("case", ("liver", "liver_tumor"))
-    draw = Draw(0, 0, 0, (20.0, 22.0, 24.0))
-    plain = augmenter().batch([case], [draw])
-    turned = augmenter().batch([case], [draw], [Change(rotation_matrix(np.array([np.pi / 2, 0.0, 0.0])))])
-    expected = plain.image[0, 0].rot90(-1, (1, 2))
-    torch.testing.assert_close(turned.image[0, 0], expected, atol=1e-4, rtol=0)
-
-
-def test_intensities_never_leave_the_range_that_the_network_sees() -> None:
-    case = cached_case("case", ("liver",))
-    change = Change(np.eye(3), noise=0.5, blur=1.0, low_resolution=0.5, brightness=0.3, contrast=1.5, gamma=0.7)
-    torch.manual_seed(0)
-    batch = augmenter().batch([case], [Draw(0, 0, 0, (20.0, 22.0, 24.0))], [change])
-    assert batch.image.min() >= -1.0
-    assert batch.image.max() <= 1.0
-    assert batch.image.std() > 0.1
-
-
-@pytest.mark.parametrize("name", ["blur", "low_resolution"])
-def test_smoothing_keeps_the_mean_and_lowers_the_contrast(name: str) -> None:
-    case = cached_case("case", ("liver",))
-    draw = Draw(0, 0, 0, (20.0, 22.0, 24.0))
-    plain = augmenter().batch([case], [draw]).image
-    smooth = augmenter().batch([case], [draw], [Change(np.eye(3), **{name: 0.8})]).image  # type: ignore[arg-type]
-    assert smooth.mean().item() == pytest.approx(plain.mean().item(), abs=0.02)
-    assert smooth.diff(dim=-1).abs().mean() < plain.diff(dim=-1).abs().mean()
-
-
-def test_changes_are_drawn_within_their_ranges_and_at_their_probability() -> None:
-    recipe = tiny_recipe().augmentation
-    changes = [augmenter(recipe).draw(np.random.default_rng(number)) for number in range(400)]
-    gammas = [change.gamma for change in changes]
-    assert 0.4 < np.mean([gamma != 1.0 for gamma in gammas]) < 0.6
-    assert min(gammas) >= 0.8
-    assert max(gammas) <= 1.25
-    scales = [abs(np.linalg.det(change.matrix)) ** (1 / 3) for change in changes]
-    assert min(scales) >= 1 / 1.25 - 1e-6
-    assert max(scales) <= 1 / 0.8 + 1e-6
-    assert 0.03 < np.mean([np.linalg.det(change.matrix) < 0 for change in changes]) < 0.2
-
-
-def test_without_augmentation_nothing_changes() -> None:
-    change = augmenter().draw(np.random.default_rng(0))
-    np.testing.assert_allclose(change.matrix, np.eye(3))
-    strengths = (change.noise, change.blur, change.low_resolution, change.brightness, change.contrast, change.gamma)
-    assert strengths == (0.0, 0.0, 1.0, 0.0, 1.0, 1.0)
