@@ -14,6 +14,7 @@ from PartialSegLib.errors import PartialSegError
 from PartialSegLib.sizes import readable
 from PartialSegSlicer.panels.context import Context
 from PartialSegSlicer.panels.texts import duration
+from PartialSegSlicer.panels.widgets import showLine
 
 #: Milliseconds without a change, before the worker is asked.
 _PAUSE = 700
@@ -40,7 +41,7 @@ class ForecastPanel:
         if wanted == self._asked:
             return
         self._asked = wanted
-        self._ui.forecastLabel.setText("")
+        showLine(self._ui.forecastLabel, "")
         self._timer.stop()
         if wanted:
             self._timer.start()
@@ -55,7 +56,7 @@ class ForecastPanel:
         if settings is None or not self._asked or self._context.busy:
             return
         asked = self._asked
-        self._ui.forecastLabel.setText(_("Estimating time and memory..."))
+        showLine(self._ui.forecastLabel, _("Estimating time and memory..."))
         try:
             self._context.logic.forecast(
                 settings.inputVolume,
@@ -87,17 +88,24 @@ class ForecastPanel:
     def _answered(self, asked: tuple[Any, ...], answer: dict[str, Any]) -> None:
         if asked != self._asked:
             return
-        device = str(answer["device"])
+        device, plan = str(answer["device"]), str(answer["plan"])
         bytes_ = answer["host_bytes"] if device == "cpu" else answer["device_bytes"]
-        where = _("processor") if device == "cpu" else _("graphics card")
+        where = _("on the processor") if device == "cpu" else _("on the graphics card")
         parts = [
-            _("About {time}").format(time=duration(answer["seconds"])),
-            _("{size} of memory on the {where}").format(size=readable(bytes_), where=where),
+            _("About {time} {where}").format(time=duration(answer["seconds"]), where=where),
+            _("{size} of memory").format(size=readable(bytes_)),
         ]
-        self._ui.forecastLabel.setText(" · ".join(parts))
-        self._ui.forecastLabel.setToolTip(str(answer["plan"]))
+        # What the library does when not everything fits at once; the words are those of its plan.
+        if "accumulated on" in plan:
+            parts.append(_("collected in main memory, because the card is too small"))
+        if "groups" in plan:
+            parts.append(_("in several rounds, because memory is short"))
+        showLine(self._ui.forecastLabel, " · ".join(parts))
+        self._ui.forecastLabel.setToolTip(plan)
 
     def _refused(self, asked: tuple[Any, ...], error: PartialSegError) -> None:
         """Say why there is no forecast: a run that does not fit says so before it begins."""
         if asked == self._asked:
-            self._ui.forecastLabel.setText("" if error.code == "cancelled" else f"{error.message} {error.hint}".strip())
+            showLine(
+                self._ui.forecastLabel, "" if error.code == "cancelled" else f"{error.message} {error.hint}".strip()
+            )

@@ -22,9 +22,22 @@ from PartialSegSlicer.panels.runs import RunPanel
 from PartialSegSlicer.panels.setup import SetupPanel
 from PartialSegSlicer.panels.tasks import TaskPicker
 from PartialSegSlicer.panels.trainingcases import CasePanel
+from PartialSegSlicer.panels.widgets import alignLabels
 
 #: Milliseconds between two looks at the worker.
 _POLL = 100
+#: Fields with a label beside them.
+_FIELDS = (
+    "inputVolume",
+    "outputSegmentation",
+    "region",
+    "modelSelector",
+    "device",
+    "quality",
+    "fineTuneMode",
+    "overlap",
+    "pythonPath",
+)
 
 
 class Panel:
@@ -44,6 +57,7 @@ class Panel:
         self._timer = qt.QTimer()
         self._timer.setInterval(_POLL)
         self._timer.connect("timeout()", self._poll)
+        alignLabels(getattr(ui, f"{name}Label") for name in _FIELDS)
         context = Context(logic, ui, lambda: self._settings, self._say, self._fail, self._timer.start, self.look)
         self.journal = JournalPanel(context)
         self.problems = ProblemPanel(context)

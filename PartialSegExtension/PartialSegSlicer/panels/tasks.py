@@ -60,11 +60,13 @@ class TaskPicker:
             parent.setText(0, task["name"])
             parent.setFlags(parent.flags() | qt.Qt.ItemIsUserCheckable | qt.Qt.ItemIsAutoTristate)
             parent.setCheckState(0, qt.Qt.Unchecked)
+            parent.setFirstColumnSpanned(True)
         for structure in structures:
             leaf = qt.QTreeWidgetItem(parent)
             codes = structure.get("codes", [])
             leaf.setText(0, structure["name"])
-            leaf.setText(1, codes[0] if codes else "")
+            # The scheme is nearly always SNOMED CT, and stands in the tooltip.
+            leaf.setText(1, codes[0].rpartition(" ")[2] if codes else "")
             leaf.setIcon(0, swatch(structure.get("color", (160, 160, 160))))
             leaf.setToolTip(0, structure["name"])
             leaf.setToolTip(1, ", ".join(codes))

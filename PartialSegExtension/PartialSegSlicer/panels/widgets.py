@@ -13,6 +13,8 @@ from PartialSegSlicer.panels.texts import progressText
 
 #: Side of a color swatch, in pixels.
 _SWATCH = 12
+#: Room beside the text of a label, in pixels.
+_MARGIN = 6
 
 
 @contextmanager
@@ -64,6 +66,20 @@ def stretchFirst(table: Any) -> None:
     header.setSectionResizeMode(qt.QHeaderView.ResizeToContents)
     header.setSectionResizeMode(0, qt.QHeaderView.Stretch)
     header.setMinimumSectionSize(24)
+
+
+def alignLabels(labels: Iterable[Any]) -> None:
+    """Give labels the width of the widest, so that the fields of all sections begin at one line."""
+    labels = list(labels)
+    widest = max(label.fontMetrics().boundingRect(label.text).width() for label in labels) + _MARGIN
+    for label in labels:
+        label.setMinimumWidth(widest)
+
+
+def showLine(label: Any, text: str) -> None:
+    """Show a line of text; an empty one takes no room."""
+    label.setText(text)
+    label.setVisible(bool(text))
 
 
 def showProgress(bar: Any, line: Any, progress: Progress | None) -> None:

@@ -116,6 +116,7 @@ def start() -> Host:
     }.items():
         sys.modules[f"slicer.{name}"] = module
         setattr(slicer, name, module)
+    sys.modules["SampleData"] = packaging.sample_data(packages)
     if not hasattr(slicer, "modules"):
         slicer.modules = types.SimpleNamespace()
     app = application.start(slicer)

@@ -8,10 +8,11 @@ import os
 import tempfile
 from typing import Any, ClassVar
 
+import vtk
 from PySide6 import QtCore, QtGui, QtWidgets
 
-#: What a slice view of the layout is called.
-SLICE_VIEWS = ("Red", "Green", "Yellow")
+#: The slice views of the layout, and what each shows.
+SLICE_VIEWS = {"Red": "Axial", "Green": "Coronal", "Yellow": "Sagittal"}
 
 
 class ModuleManager(QtCore.QObject):
@@ -78,25 +79,33 @@ class MainWindow(QtWidgets.QMainWindow):
 
 
 class LayoutManager:
-    """The slice views, as real MRML nodes; there is no renderer."""
+    """The slice views: real MRML nodes and real logics of slices, without a renderer."""
 
     def __init__(self, slicer: Any) -> None:
         self._slicer = slicer
+        self._logics = vtk.vtkCollection()
 
     def sliceViewNames(self) -> tuple[str, ...]:
         """Return the names of the slice views."""
-        return SLICE_VIEWS
+        return tuple(SLICE_VIEWS)
 
-    def addSliceNodes(self) -> None:
-        """Add the slice nodes that the layout of Slicer adds to every scene."""
-        self._slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(self._slicer.mrmlScene)
-        for name in SLICE_VIEWS:
-            node = self._slicer.mrmlScene.CreateNodeByClass("vtkMRMLSliceNode")
-            node.UnRegister(None)
-            node.SetName(name)
-            node.SetLayoutName(name)
-            self._slicer.mrmlScene.AddNode(node)
-            node.SetOrientation({"Red": "Axial", "Green": "Coronal", "Yellow": "Sagittal"}[name])
+    def mrmlSliceLogics(self) -> Any:
+        """Return the logics of the slice views."""
+        return self._logics
+
+    def addViews(self) -> None:
+        """Add the slice views that the layout of Slicer adds to every scene."""
+        scene = self._slicer.mrmlScene
+        self._slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(scene)
+        self._logics.RemoveAllItems()
+        for name, orientation in SLICE_VIEWS.items():
+            logic = self._slicer.vtkMRMLSliceLogic()
+            logic.SetMRMLApplicationLogic(self._slicer.modules.application)
+            logic.SetMRMLScene(scene)
+            node = logic.AddSliceNode(name)
+            node.SetOrientation(orientation)
+            node.SetDimensions(256, 256, 1)
+            self._logics.AddItem(logic)
 
 
 class qSlicerApplication(QtWidgets.QApplication):
@@ -128,7 +137,7 @@ class qSlicerApplication(QtWidgets.QApplication):
         self.restarts = 0
         self.setMainWindow(True)
         self.clipboard().clear()
-        self._layout.addSliceNodes()
+        self._layout.addViews()
 
     def setMainWindow(self, present: bool) -> None:
         """Run with a main window, or as ``Slicer --no-main-window`` does."""

@@ -1,4 +1,4 @@
-"""``slicer.packaging`` and ``slicer.i18n``: nothing is installed and nothing translated, all is noted."""
+"""``slicer.packaging``, ``slicer.i18n``, ``SampleData``: nothing is installed or translated, all is noted."""
 
 from __future__ import annotations
 
@@ -12,12 +12,17 @@ class Packages:
 
     def __init__(self) -> None:
         self.installed: list[str] = []
+        self.uninstalled: list[str] = []
+        #: Sample data that modules registered, by name.
+        self.samples: dict[str, dict[str, Any]] = {}
         self.failure: Exception | None = None
         self.translate: Callable[[str], str] = str
 
     def reset(self) -> None:
         """Forget everything."""
         self.installed.clear()
+        self.uninstalled.clear()
+        self.samples.clear()
         self.failure, self.translate = None, str
 
     def install(self, requirements: Any, **_: Any) -> None:
@@ -26,6 +31,21 @@ class Packages:
             raise self.failure
         self.installed.extend([requirements] if isinstance(requirements, str) else map(str, requirements))
 
+    def uninstall(self, requirements: Any, **_: Any) -> None:
+        """Note what pip would remove."""
+        self.uninstalled.extend([requirements] if isinstance(requirements, str) else map(str, requirements))
+
+
+def sample_data(packages: Packages) -> types.ModuleType:
+    """Return the module ``SampleData``, whose logic takes registrations."""
+    module = types.ModuleType("SampleData", __doc__)
+
+    def register(**source: Any) -> None:
+        packages.samples[source["sampleName"]] = source
+
+    vars(module)["SampleDataLogic"] = types.SimpleNamespace(registerCustomSampleDataSource=register)
+    return module
+
 
 def packaging(packages: Packages) -> types.ModuleType:
     """Return the module ``slicer.packaging``."""
@@ -33,7 +53,7 @@ def packaging(packages: Packages) -> types.ModuleType:
     vars(module).update(
         pip_install=packages.install,
         pip_ensure=packages.install,
-        pip_uninstall=packages.install,
+        pip_uninstall=packages.uninstall,
         pip_check=lambda requirements, **_: False,
         isPipInstallInProgress=lambda: False,
     )

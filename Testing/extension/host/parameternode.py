@@ -6,7 +6,7 @@ numbers, texts, booleans, enumerations, paths, nodes and lists of these; default
 labels and node selectors.
 """
 
-# ruff: noqa: N802, N803
+# ruff: noqa: N802, N803, N815
 
 from __future__ import annotations
 
