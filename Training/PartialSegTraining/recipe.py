@@ -158,7 +158,7 @@ class Recipe:
             raise ValueError(f"'accumulation' has to divide the {self.sampling.batch} windows of the batch")
         if self.sampling.coarse and self.preprocessing.coarse_spacing is None:
             raise ValueError("sampling.coarse needs preprocessing.coarse_spacing")
-        space = LabelSpace.named(self.label_space)
+        space = self.tasks
         for task in filter(None, (*self.sampling.tasks, self.network.trained_task)):
             space.task(task)
         for structure in self.sampling.structures:
