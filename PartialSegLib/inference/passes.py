@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from PartialSegLib.inference.allocation import kept_memory
 from PartialSegLib.inference.division import Division
 from PartialSegLib.inference.export import Confidence, SlabExporter
 from PartialSegLib.inference.extractors import Extractor
@@ -140,13 +141,16 @@ class Passes:
         self._monitor.step(job.stage, done, total)
         ends = [*windows.starts[0][1:], windows.shape[0]]
         for (first, starts), last in zip(windows.rows(), ends, strict=True):
-            for begin in range(0, len(starts), plan.batch):
-                batch = starts[begin : begin + plan.batch]
-                self._blend(job, batch, selections, ring)
-                done += len(batch)
-                self._monitor.step(job.stage, done, total)
+            # What lasts, the packed slabs, is never put among the blocks that the network frees.
+            with kept_memory(plan.device):
+                for begin in range(0, len(starts), plan.batch):
+                    batch = starts[begin : begin + plan.batch]
+                    self._blend(job, batch, selections, ring)
+                    done += len(batch)
+                    self._monitor.step(job.stage, done, total)
             exporter.take(ring, first, last)
             ring.clear(max(first - 1, 0), last - 1)
+        del ring  # before the slabs of each structure are joined
         outcome.add(structures, exporter.masks(), exporter.confidence, len(structures) / len(job.structures))
 
     def _blend(self, job: Job, starts: list[Starts], selections: list[Selection], ring: SlabRing) -> None:

@@ -7,7 +7,7 @@ ring, export finished slabs as packed masks, and mend the masks by the rules of 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch.nn import functional
 from PartialSegLib.bundle import ModelBundle
 from PartialSegLib.errors import ImageError, MemoryForecastError
 from PartialSegLib.images import Image
-from PartialSegLib.inference.allocation import kept_memory
+from PartialSegLib.inference.allocation import give_back
 from PartialSegLib.inference.boxes import clip_masks, hull
 from PartialSegLib.inference.division import Division
 from PartialSegLib.inference.extractors import Extractor, make_extractor
@@ -54,6 +54,7 @@ from PartialSegLib.preprocessing import (
 )
 from PartialSegLib.progress import Monitor
 from PartialSegLib.segmentation import Box, Segmentation
+from PartialSegLib.structures import Task
 
 #: Millimetres of context around the region that the coarse pass found, or that the user gave.
 REGION_MARGIN = 30.0
@@ -144,6 +145,7 @@ class Predictor:
         uncertainty: bool = False,
         monitor: Monitor | None = None,
         cache: FeatureCache | None = None,
+        finished: Callable[[Task, Segmentation], object] | None = None,
     ) -> Result:
         """Segment the chosen tasks of an image.
 
@@ -162,8 +164,9 @@ class Predictor:
         monitor : Monitor, optional
             Progress and cancellation, between windows.
         cache : FeatureCache, optional
-            Keeps the features of every window for the next tasks on the same image, and gives those
-            that it has; not used by networks whose features depend on the task.
+            Keeps and gives the features of windows, where they do not depend on the task.
+        finished : callable, optional
+            Called with each task and its structures as soon as they are mended and change no more.
 
         Raises
         ------
@@ -183,6 +186,7 @@ class Predictor:
         asked = region_crop(image.geometry, self.bundle.card.preprocessing, region) if region else None
         crop, steps = self._crop(image, structures, chosen, body, asked, monitor, cache)
         prepared = prepare(image, self.bundle.card.preprocessing, crop=crop)
+        give_back()
         prepared_at = time.perf_counter()
         outcome, expected, taken = self._run(
             prepared, structures, chosen, monitor, "segment", uncertainty=uncertainty, cache=cache
@@ -193,7 +197,7 @@ class Predictor:
         masks = outcome.masks if asked is None else clip_masks(outcome.masks, grid, asked)
         described = tuple(self.label_space.structure(key) for key in structures)
         segmentation = Segmentation(image.geometry, described, masks, algorithm=self.algorithm)
-        segmentation = apply_rules(segmentation, self.label_space)
+        segmentation = apply_rules(segmentation, self.label_space, finished=finished)
         finished = time.perf_counter()
         report = {
             "model": self.bundle.card.name,
@@ -354,13 +358,10 @@ class Predictor:
     def _execute(self, job: Job, expected: Forecast, monitor: Monitor, cache: FeatureCache | None) -> Outcome:
         """Run a plan, and remember its pace for the next forecast."""
         plan, extractor = expected.plan, self._extractor(expected.plan)
-        caching = None
-        if cache is not None:
-            owner = f"{self.bundle.card.weights['sha256']} {extractor.name} {plan.device}"
-            caching = CachingExtractor(extractor, cache, owner)
+        owner = f"{self.bundle.card.weights['sha256']} {extractor.name} {plan.device}"
+        caching = CachingExtractor(extractor, cache, owner) if cache is not None else None
         started = time.perf_counter()
-        with kept_memory(plan.device):
-            outcome = Passes(self._network, caching or extractor, plan, monitor).run(job)
+        outcome = Passes(self._network, caching or extractor, plan, monitor).run(job)
         if caching is not None and caching.found:
             outcome.windows_from_cache = caching.found
         else:
