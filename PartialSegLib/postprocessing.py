@@ -15,14 +15,18 @@ import numpy as np
 
 from PartialSegLib.components import SLAB_VOXELS, Components, Connectivity
 from PartialSegLib.segmentation import Box, PackedMask, Segmentation
-from PartialSegLib.structures import LabelSpace, Rule
+from PartialSegLib.structures import LabelSpace, Rule, Task
 
 #: Relative slack of ``drop_small``, so that 50 voxels of 0.96 mm3 count as 48 mm3 in floating point.
 _ROUNDING = 1e-6
 
 
 def apply_rules(
-    segmentation: Segmentation, label_space: LabelSpace, chosen: Iterable[str] | None = None
+    segmentation: Segmentation,
+    label_space: LabelSpace,
+    chosen: Iterable[str] | None = None,
+    *,
+    finished: Callable[[Task, Segmentation], object] | None = None,
 ) -> Segmentation:
     """Carry out the rules of every task, in the order of the label space.
 
@@ -39,6 +43,9 @@ def apply_rules(
         Where the rules are written.
     chosen : iterable of str, optional
         Task or structure keys whose rules apply; ``None`` for every structure of the segmentation.
+    finished : callable, optional
+        Called with each task of the segmentation and its mended structures, as soon as no rule is left
+        that could change them.
 
     Returns
     -------
@@ -54,11 +61,37 @@ def apply_rules(
     if chosen is not None:
         present &= set(label_space.select(chosen))
     masks = dict(segmentation.masks)
-    for task in label_space.tasks:
+    for index, task in enumerate(label_space.tasks):
         for rule in task.rules:
             if {rule.structure, rule.other or rule.structure} <= present:
                 masks[rule.structure] = _apply(rule, masks, segmentation.geometry.voxel_volume)
+        if finished is not None:
+            for done in label_space.tasks[: index + 1]:
+                if _last_change(done, label_space) == index:
+                    _tell(finished, done, segmentation, masks)
     return replace(segmentation, masks=masks)
+
+
+def _last_change(task: Task, label_space: LabelSpace) -> int:
+    """Return the index of the last task whose rules may change a structure of `task`; its own, if no other does."""
+    return max(
+        index
+        for index, other in enumerate(label_space.tasks)
+        if other is task or any(rule.structure in task.structures for rule in other.rules)
+    )
+
+
+def _tell(
+    finished: Callable[[Task, Segmentation], object],
+    task: Task,
+    segmentation: Segmentation,
+    masks: Mapping[str, PackedMask],
+) -> None:
+    """Pass on the structures of a task, when the segmentation has any."""
+    structures = tuple(item for item in segmentation.structures if item.key in task.structures)
+    if structures:
+        part = {item.key: masks[item.key] for item in structures}
+        finished(task, replace(segmentation, structures=structures, masks=part))
 
 
 def _apply(rule: Rule, masks: Mapping[str, PackedMask], voxel_volume: float) -> PackedMask:

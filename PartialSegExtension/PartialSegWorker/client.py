@@ -9,13 +9,11 @@ next one finds a worker that runs. Imports no torch, no Qt and no Slicer.
 from __future__ import annotations
 
 import queue
-import shutil
-import tempfile
 import time
-import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Self
 
 from PartialSegLib.progress import Progress
 from PartialSegWorker.child import Child, describe_exit
@@ -30,13 +28,10 @@ from PartialSegWorker.errors import (
     WorkerError,
 )
 from PartialSegWorker.parameters import CancelParameters, HelloParameters, Parameters
+from PartialSegWorker.privatefolder import LOG_LINES, PrivateFolder
 from PartialSegWorker.protocol import VERSION, Call, Message, decode, encode, progress_of
 from PartialSegWorker.request import Request
 
-#: Lines of the log that an error carries: Python's account of a crash lists every thread.
-LOG_LINES = 100
-#: Bytes from the end of the log that are looked at for them.
-_LOG_BYTES = 32 * 1024
 #: Seconds between two looks at the clock while something is waited for.
 _TICK = 0.05
 
@@ -76,20 +71,20 @@ class WorkerClient:
         self._python = str(python)
         self._folders = package_folders() if folders is None else tuple(folders)
         self._environment = environment
-        self._log = log
         self._start_timeout, self._grace = start_timeout, grace
-        self._private: Path | None = None
-        self._remove_private: Callable[[], object] = lambda: None
+        self._private = PrivateFolder(log)
         self._child: Child | None = None
         self._hello: Message | None = None
         self._waiting: deque[Request] = deque()
         self._current: Request | None = None
+        #: Requests by their number that the worker answers beside the current one.
+        self._aside: dict[int, Request] = {}
         self._cancelled: set[Request] = set()
         self._deadline = float("inf")
         self._number = 0
         self._asked = 0
 
-    def __enter__(self) -> WorkerClient:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -98,17 +93,12 @@ class WorkerClient:
     @property
     def folder(self) -> Path:
         """Private folder for voxels, which nobody else may enter; it is removed by :meth:`close`."""
-        # What cleans up temporary files may have removed it.
-        if self._private is None or not self._private.is_dir():
-            # Mode 0700, on Windows below the user's own folder for temporary files.
-            self._private = Path(tempfile.mkdtemp(prefix="partialseg-"))
-            self._remove_private = weakref.finalize(self, shutil.rmtree, self._private, ignore_errors=True)
-        return self._private
+        return self._private.path
 
     @property
     def log(self) -> Path:
         """File with what the worker and its libraries wrote."""
-        return self._log or self.folder / "worker.log"
+        return self._private.log
 
     @property
     def hello(self) -> Message | None:
@@ -123,20 +113,11 @@ class WorkerClient:
     @property
     def busy(self) -> bool:
         """Whether a request has no outcome yet."""
-        return self._current is not None or bool(self._waiting)
+        return bool(self._open())
 
     def log_tail(self, lines: int = LOG_LINES) -> str:
         """Return the last lines of the worker's log; empty when there is none."""
-        log = self._log or (self._private and self._private / "worker.log")
-        if log is None:
-            return ""
-        try:
-            with log.open("rb") as stream:
-                stream.seek(max(0, stream.seek(0, 2) - _LOG_BYTES))
-                text = stream.read().decode("utf-8", "replace")
-        except OSError:
-            return ""
-        return "\n".join(text.splitlines()[-lines:])
+        return self._private.log_tail(lines)
 
     def request(
         self,
@@ -146,8 +127,11 @@ class WorkerClient:
         done: Callable[[Message], object] | None = None,
         failed: Callable[[WorkerError], object] | None = None,
         progress: Callable[[Progress], object] | None = None,
+        listener: Callable[[Message], object] | None = None,
     ) -> Request:
         """Ask the worker for something, after what was asked before; return at once.
+
+        What the worker answers also during a run (``immediate`` in its hello) does not wait for its turn.
 
         Parameters
         ----------
@@ -155,10 +139,10 @@ class WorkerClient:
             One of the worker's ``capabilities``.
         parameters : Parameters, optional
             What it takes, see :mod:`PartialSegWorker.parameters`.
-        done, failed, progress : callable, optional
+        done, failed, progress, listener : callable, optional
             See :class:`Request`; called by :meth:`poll` and :meth:`wait`.
         """
-        wanted = Request(name, parameters.to_message() if parameters else {}, done, failed, progress)
+        wanted = Request(name, parameters.to_message() if parameters else {}, done, failed, progress, listener)
         self._waiting.append(wanted)
         return wanted
 
@@ -195,9 +179,8 @@ class WorkerClient:
         The worker stops before its next window. One that does not within the grace time is killed with
         everything that it started.
         """
-        wanted = [*self._waiting, *([self._current] if self._current else [])]
-        for item in wanted if request is None else [item for item in wanted if item is request]:
-            if item in self._cancelled:
+        for item in self._open():
+            if item in self._cancelled or request not in (None, item):
                 continue
             self._cancelled.add(item)
             if item is self._current:
@@ -214,16 +197,20 @@ class WorkerClient:
         timeout : float
             Seconds that the worker has to end by itself, before it is killed.
         """
-        for item in (*self._waiting, *([self._current] if self._current else [])):
+        for item in self._open():
             item.error = WorkerError(CANCELLED, "Stopped: the worker was closed.")
         self._waiting.clear()
+        self._aside.clear()
         self._cancelled.clear()
         self._current = None
         if self._child is not None and self._hello is not None:
             self._send("shutdown")
         self._drop(timeout)
-        self._remove_private()
-        self._private = None
+        self._private.remove()
+
+    def _open(self) -> list[Request]:
+        """Return the requests that have no outcome yet."""
+        return [*self._waiting, *self._aside.values(), *([self._current] if self._current else [])]
 
     def _poll(self, patience: float) -> None:
         """Do what :meth:`poll` does, waiting up to `patience` seconds for the first message."""
@@ -246,7 +233,11 @@ class WorkerClient:
                 self._take(line)
 
     def _refuse_cancelled(self) -> None:
-        """Finish requests that were cancelled before the worker got them."""
+        """Finish requests that were cancelled before the worker got them, or while it answers them beside another."""
+        for number in [number for number, item in self._aside.items() if item in self._cancelled]:
+            item = self._aside.pop(number)
+            self._cancelled.discard(item)
+            item.fail(WorkerError(CANCELLED, f"Stopped by the user during '{item.name}'."))
         while item := next((item for item in self._waiting if item in self._cancelled), None):
             self._waiting.remove(item)
             self._cancelled.discard(item)
@@ -270,13 +261,18 @@ class WorkerClient:
         self._send("hello", HelloParameters(VERSION))
 
     def _next(self) -> None:
-        """Send the next request, when the worker has said hello and is free."""
-        wanted = next((item for item in self._waiting if item not in self._cancelled), None)
-        if wanted is None or self._hello is None or self._current is not None:
+        """Send the next request when the worker is free, and at once what it answers beside another."""
+        if self._hello is None:
             return
-        self._waiting.remove(wanted)
-        self._current = wanted
-        self._asked = self._send(wanted.name, wanted.parameters)
+        immediate = self._hello.get("immediate", ())
+        for item in [item for item in self._waiting if item not in self._cancelled]:
+            if item.name in immediate:
+                self._waiting.remove(item)
+                self._aside[self._send(item.name, item.parameters)] = item
+            elif self._current is None:
+                self._waiting.remove(item)
+                self._current = item
+                self._asked = self._send(item.name, item.parameters)
 
     def _send(self, name: str, parameters: Parameters | Message | None = None) -> int:
         """Send a request and return its number."""
@@ -293,23 +289,31 @@ class WorkerClient:
         except ProtocolError:
             # A launcher that writes to its output before the worker protects it: of no meaning to us.
             return
-        kind, current = event.get("event"), self._current
+        number = event.get("id")
         if self._hello is None:
             self._greeted(event)
-        elif current is None or event.get("id") != self._asked:
-            # The answer to a cancel.
-            return
-        elif kind == "progress":
-            current.report(progress_of(event))
-        elif kind == "result":
-            self._finish()
-            current.succeed(event["result"])
-        elif kind == "error":
-            if event["code"] == InstallationError.code:
-                # A Python that failed to import a package keeps half of it: after a repair only a new one helps.
-                self._drop(0.0)
-            self._finish()
-            current.fail(WorkerError.from_event(event))
+        elif number in self._aside:
+            self._answer(event, self._aside[number])
+        elif self._current is not None and number == self._asked:
+            self._answer(event, self._current)
+
+    def _answer(self, event: Message, request: Request) -> None:
+        """Pass an event on to its request."""
+        kind = event.get("event")
+        if kind == "progress":
+            request.report(progress_of(event))
+        elif kind not in ("result", "error"):
+            request.tell(event)
+        else:
+            if self._aside.pop(event["id"], None) is None:
+                self._finish()
+                if event.get("code") == InstallationError.code:
+                    # A Python that failed to import a package keeps half of it: after a repair only a new one helps.
+                    self._drop(0.0)
+            if kind == "result":
+                request.succeed(event["result"])
+            else:
+                request.fail(WorkerError.from_event(event))
 
     def _greeted(self, event: Message) -> None:
         """Take the worker's hello, or part with a worker that we do not understand."""
@@ -350,23 +354,26 @@ class WorkerClient:
     def _ended(self) -> None:
         """Say why the worker is gone to the request that it worked on."""
         greeted, current, cancelled = self._hello is not None, self._current, self._current in self._cancelled
+        # What was answered beside another request is asked again: it was not the one that ended the worker.
+        lost = list(self._aside.values()) if current is None else [current]
+        self._aside = {} if current is None else self._aside
         log, status = self.log_tail(), self._drop(1.0)
         how = describe_exit(status)
         self._finish()
-        if cancelled and current is not None:
-            current.fail(WorkerError(CANCELLED, f"Stopped by the user; the worker ended ({how}).", log=log))
-        elif current is not None:
-            hint = "The next run starts a new worker."
-            if status in (-9, 137):
-                hint = f"The system may have run out of memory: choose fewer tasks or a region of interest. {hint}"
-            message = f"The worker ended during '{current.name}': {how}."
-            current.fail(WorkerError(WORKER_CRASHED, message, hint, log=log))
-        elif not greeted:
+        if not greeted:
             self._give_up(
                 WORKER_START,
                 f"The Python '{self._python}' ended before the worker started: {how}.",
                 "See its log below. Choose another Python in the settings, or repair the installation.",
             )
+        for item in lost:
+            if cancelled:
+                item.fail(WorkerError(CANCELLED, f"Stopped by the user; the worker ended ({how}).", log=log))
+                continue
+            hint = "The next run starts a new worker."
+            if status in (-9, 137):
+                hint = f"The system may have run out of memory: choose fewer tasks or a region of interest. {hint}"
+            item.fail(WorkerError(WORKER_CRASHED, f"The worker ended during '{item.name}': {how}.", hint, log=log))
 
     def _give_up(self, code: str, message: str, hint: str) -> None:
         """End a worker that never got ready, and fail the request that it was started for."""
@@ -386,5 +393,7 @@ class WorkerClient:
     def _drop(self, timeout: float) -> int | None:
         """End the worker, and return its exit status."""
         child, self._child, self._hello = self._child, None, None
+        self._waiting.extendleft(self._aside.values())
+        self._aside = {}
         self._deadline = float("inf")
         return child.end(timeout) if child is not None else None

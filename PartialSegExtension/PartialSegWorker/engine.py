@@ -1,15 +1,17 @@
-"""What the worker keeps in memory, and the work of each request: the one file that calls the library.
+"""What the worker keeps in memory, and the work of each request that looks at images.
 
-One model stays loaded, and one image stays read, until others are asked for or :meth:`Engine.unload`
-frees them. Called by the server, in its main thread only. The library's heavy rooms are imported by
-the first request that needs them, so that a worker answers before torch is loaded, and so that a
-Python in which torch is broken can say so.
+One model stays loaded, one image stays read, and the features of its windows are kept for the next
+task, until others are asked for or :meth:`Engine.unload` frees them. Called by the server, in its main
+thread only; but :meth:`Engine.models` touches nothing of all this, and may be called by any. The
+library's heavy rooms are imported by the first request that needs them, so that a worker answers before
+torch is loaded, and so that a Python in which torch is broken can say so.
 """
 
 from __future__ import annotations
 
 import gc
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -19,13 +21,16 @@ from PartialSegLib import catalog, downloads
 from PartialSegLib.commands.models import describe_download, describe_model
 from PartialSegLib.progress import Monitor
 from PartialSegWorker.errors import InstallationError
-from PartialSegWorker.parameters import ForecastParameters, SegmentParameters
+from PartialSegWorker.parameters import ForecastParameters, SegmentParameters, UncertaintyParameters
 from PartialSegWorker.protocol import Message
 
 if TYPE_CHECKING:
     from PartialSegLib.bundle import ModelBundle
     from PartialSegLib.images import Image
     from PartialSegLib.inference import Predictor, Result
+    from PartialSegLib.inference.featurecache import FeatureCache
+    from PartialSegLib.segmentation import Segmentation
+    from PartialSegLib.structures import Task
 
 
 @dataclass(frozen=True)
@@ -45,11 +50,22 @@ class _Read:
 
 
 class Engine:
-    """The loaded model, the image that was read last, and what can be done with them."""
+    """The loaded model, the image that was read last with its features, and what can be done with them.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    folder : Path, optional
+        Where features are put for which main memory has no room; the folder for temporary files by
+        default.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = folder
         self._loaded: _Loaded | None = None
         self._read: _Read | None = None
+        self._cache: FeatureCache | None = None
+        #: Which image the features belong to.
+        self._source: tuple[str, str | None] | None = None
 
     def models(self) -> Message:
         """Return the installed and the bundled models, and those that can be downloaded. Imports no torch."""
@@ -88,8 +104,22 @@ class Engine:
         expected = predictor.forecast(image, wanted.tasks, wanted.preset)
         return {"device": str(expected.plan.device)} | expected.to_json()
 
-    def segment(self, wanted: SegmentParameters, monitor: Monitor) -> Message:
+    def segment(
+        self,
+        wanted: SegmentParameters,
+        monitor: Monitor,
+        emit: Callable[[str, Message], object] = lambda event, fields: None,
+    ) -> Message:
         """Segment an image and write the masks.
+
+        Parameters
+        ----------
+        wanted : SegmentParameters
+            What, and where to.
+        monitor : Monitor
+            Progress and cancellation.
+        emit : callable
+            Called with ``partial`` and its fields after each of several tasks, where that is wanted.
 
         Returns
         -------
@@ -109,6 +139,7 @@ class Engine:
         _check_image_target(wanted.uncertainty)
         bundle = catalog.find(wanted.model)
         structures = bundle.card.label_space.select(wanted.tasks)
+        tasks = {bundle.card.label_space.task_of(key).key for key in structures}
         image = self._image(wanted, monitor)
         result = self._predictor(bundle, wanted.device, monitor).segment(
             image,
@@ -117,27 +148,91 @@ class Engine:
             region=_region(wanted.region),
             uncertainty=wanted.uncertainty is not None,
             monitor=monitor,
+            cache=self._features(),
+            finished=_parts(wanted, emit) if wanted.partial and len(tasks) > 1 else None,
         )
         monitor.step("write", 0, 1)
         _write(result, wanted)
         return {
             "output": wanted.output,
             "uncertainty": wanted.uncertainty,
-            "structures": _found(result),
+            "structures": _found(result.segmentation),
             "report": result.report,
         }
 
+    def uncertainty(self, wanted: UncertaintyParameters, monitor: Monitor) -> Message:
+        """Measure how sure the model is of structures, and write it as an image; no mask is written.
+
+        After a run on the same image it takes no more than another task does.
+
+        Returns
+        -------
+        dict
+            ``output``, ``structures`` (key, name, and mean uncertainty inside its mask, in bits) and
+            ``report``.
+
+        Raises
+        ------
+        PartialSegError
+            As :meth:`segment`.
+        """
+        _inference()
+        from PartialSegLib.images import write_image
+
+        _check_image_target(wanted.output)
+        bundle = catalog.find(wanted.model)
+        structures = bundle.card.label_space.select(wanted.tasks)
+        image = self._image(wanted, monitor)
+        predictor = self._predictor(bundle, wanted.device, monitor)
+        result = predictor.segment(
+            image,
+            structures,
+            wanted.preset,
+            region=_region(wanted.region),
+            uncertainty=True,
+            monitor=monitor,
+            cache=self._features(),
+        )
+        assert result.uncertainty is not None
+        monitor.step("write", 0, 1)
+        write_image(result.uncertainty, wanted.output)
+        measured = result.report["uncertainty"]
+        told = [
+            {"key": item.key, "name": item.name, "uncertainty": measured[item.key]}
+            for item in result.segmentation.structures
+        ]
+        return {"output": wanted.output, "structures": told, "report": result.report}
+
     def unload(self) -> Message:
-        """Free the model and the image, and the memory of the GPU."""
-        self._loaded = self._read = None
+        """Free the model, the image and its features, and the memory of the GPU."""
+        self._loaded = self._read = self._source = None
+        self._forget_features()
         _free()
         return {}
+
+    def _features(self) -> FeatureCache:
+        from PartialSegLib.inference.featurecache import FeatureCache
+
+        if self._cache is None:
+            self._cache = FeatureCache(folder=self._folder)
+        return self._cache
+
+    def _forget_features(self) -> None:
+        if self._cache is not None:
+            self._cache.clear()
+        # The next one looks anew how much memory and disk space are free.
+        self._cache = None
 
     def _image(self, wanted: ForecastParameters, monitor: Monitor) -> Image:
         """Return the image, read again only when its file is another one than before."""
         from PartialSegLib.images import read_image
 
         monitor.step("read", 0, 1)
+        source = (str(Path(wanted.image).absolute()), wanted.series)
+        if source != self._source:
+            # They are found by what the image contains, so an old one does no harm; but it takes room.
+            self._forget_features()
+        self._source = source
         key = _file_key(wanted)
         if self._read is not None and self._read.key == key:
             return self._read.image
@@ -155,6 +250,7 @@ class Engine:
         if self._loaded is None or self._loaded.key != key:
             inference = _inference()
             self._loaded = None
+            self._forget_features()
             _free()
             self._loaded = _Loaded(key, inference.Predictor(bundle, device))
         # Another card for the same weights (its figures, say) is no other model.
@@ -228,9 +324,22 @@ def _write(result: Result, wanted: SegmentParameters) -> None:
     write_segmentation(result.segmentation, wanted.output)
 
 
-def _found(result: Result) -> list[dict[str, Any]]:
+def _parts(wanted: SegmentParameters, emit: Callable[[str, Message], object]) -> Callable[[Task, Segmentation], object]:
+    """Return what writes the structures of a finished task to a file of its own, and tells it."""
+    from PartialSegLib.segmentationfiles import write_segmentation
+
+    stem = wanted.output[: -len(".seg.nrrd")]
+
+    def write(task: Task, segmentation: Segmentation) -> None:
+        output = f"{stem}.{task.key}.seg.nrrd"
+        write_segmentation(segmentation, output)
+        emit("partial", {"task": task.key, "output": output, "structures": _found(segmentation)})
+
+    return write
+
+
+def _found(segmentation: Segmentation) -> list[dict[str, Any]]:
     """Return what was found of each structure, as JSON."""
-    segmentation = result.segmentation
     return [
         {
             "key": structure.key,

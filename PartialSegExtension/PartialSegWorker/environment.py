@@ -8,6 +8,7 @@ by the client; imports no torch.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,7 +27,11 @@ _SLICER_HOME = "SLICER_HOME"
 
 def package_folders() -> tuple[Path, ...]:
     """Return the folders that hold the packages which the worker imports, each once."""
-    folders = (Path(__file__).resolve().parents[1], Path(PartialSegLib.__file__).resolve().parents[1])
+    folders = [Path(__file__).resolve().parents[1], Path(PartialSegLib.__file__).resolve().parents[1]]
+    training = importlib.util.find_spec("PartialSegTraining")
+    # Slicer's own process never imports it, and it lies elsewhere in a checkout than in an installation.
+    if training is not None and training.submodule_search_locations:
+        folders += [Path(folder).resolve().parent for folder in training.submodule_search_locations]
     return tuple(dict.fromkeys(folders))
 
 

@@ -134,6 +134,13 @@ class ForecastParameters(Parameters):
             self._check(name, str, NoneType)
         self._check_list("tasks", str)
 
+    def _check_region(self) -> None:
+        """Allow ``None``, or six numbers."""
+        self._check_list("region", float, int)
+        region: list[float] | None = getattr(self, "region", None)
+        if region is not None and len(region) != 6:
+            raise ValueError(f"'region' has {len(region)} numbers, not 6")
+
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentParameters(ForecastParameters):
@@ -147,18 +154,42 @@ class SegmentParameters(ForecastParameters):
         Only this part, in LPS millimetres: x from, x to, y from, y to, z from, z to.
     uncertainty : str, optional
         Path of an image to write: mean binary entropy of the chosen structures, in bits.
+    partial : bool
+        Whether each of several tasks is told as soon as its structures change no more, by a ``partial``
+        event with a file of its own beside `output`.
     """
 
     output: str
     region: list[float] | None = None
     uncertainty: str | None = None
+    partial: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check("output", str)
         self._check("uncertainty", str, NoneType)
-        self._check_list("region", float, int)
-        if self.region is not None and len(self.region) != 6:
-            raise ValueError(f"'region' has {len(self.region)} numbers, not 6")
+        self._check("partial", bool)
+        self._check_region()
         if not self.output.lower().endswith(".seg.nrrd"):
             raise ValueError(f"'output' is {self.output!r}, not the name of a .seg.nrrd file")
+
+
+@dataclass(frozen=True, kw_only=True)
+class UncertaintyParameters(ForecastParameters):
+    """Of which structures the uncertainty is asked for, and where the image of it goes.
+
+    Parameters
+    ----------
+    output : str
+        Path of an image to write: mean binary entropy of the chosen structures, in bits.
+    region : list of float, optional
+        Only this part, as in :class:`SegmentParameters`.
+    """
+
+    output: str
+    region: list[float] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check("output", str)
+        self._check_region()

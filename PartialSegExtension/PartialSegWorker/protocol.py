@@ -1,7 +1,8 @@
 """What goes over the pipe: one JSON object a line, in UTF-8. Both sides call this; it imports no torch.
 
-The client sends requests, the worker answers each with any number of ``progress`` events and exactly
-one ``result`` or ``error``. Voxels never pass here: they travel as files, and messages name them.
+The client sends requests, the worker answers each with any number of ``progress``, ``partial`` and
+``loss`` events and exactly one ``result`` or ``error``. Voxels never pass here: they travel as files,
+and messages name them.
 
 ===========  ======================================================================================
 Message      Fields
@@ -9,14 +10,18 @@ Message      Fields
 request      ``id`` (whole number), ``request`` (its name), ``parameters`` (object, may be left out)
 progress     ``id``, ``event``, ``stage``, ``done``, ``total`` (0: unknown), ``seconds_left`` (or null),
              ``unit`` (``B`` for bytes)
+partial      ``id``, ``event``, ``task`` (its key), ``output`` (a file with the structures of this task, which
+             change no more; whoever asked for it removes it) and ``structures`` (as in the result)
+loss         ``id``, ``event``, ``step``, ``total``, ``loss`` (null where it is no number), ``phase``
 result       ``id``, ``event``, ``result`` (object)
 error        ``id`` (null when the line had none), ``event``, ``code``, ``message``, ``hint``,
              ``traceback``
 ===========  ======================================================================================
 
-The first request is ``hello`` with the client's protocol version. Its result names the worker's, and
-``capabilities``: every request that it knows. A later version adds requests there, so that a front
-end asks what is possible in place of comparing version numbers.
+The first request is ``hello`` with the client's protocol version. Its result names the worker's,
+``capabilities``: every request that it can carry out, and ``immediate``: those of them that are also
+answered during a run. A later version adds requests there, so that a front end asks what is possible in
+place of comparing version numbers.
 """
 
 from __future__ import annotations
@@ -110,6 +115,11 @@ def progress_event(number: int, progress: Progress) -> Message:
 def progress_of(event: Message) -> Progress:
     """Return what a ``progress`` event tells."""
     return Progress(event["stage"], event["done"], event["total"], event["seconds_left"], event["unit"])
+
+
+def other_event(number: int, event: str, fields: Message) -> Message:
+    """Return a ``partial`` or ``loss`` event."""
+    return {"id": number, "event": event} | fields
 
 
 def result_event(number: int, result: Message) -> Message:

@@ -24,6 +24,8 @@ class Request:
         Called with the :class:`WorkerError`; also when the user cancelled.
     progress : callable, optional
         Called with each :class:`~PartialSegLib.progress.Progress`.
+    listener : callable, optional
+        Called with each ``partial`` and ``loss`` event (dict, see :mod:`PartialSegWorker.protocol`).
     """
 
     def __init__(
@@ -33,12 +35,13 @@ class Request:
         done: Callable[[Message], object] | None = None,
         failed: Callable[[WorkerError], object] | None = None,
         progress: Callable[[Progress], object] | None = None,
+        listener: Callable[[Message], object] | None = None,
     ) -> None:
         self.name = name
         self.parameters = parameters
         self.result: Message | None = None
         self.error: WorkerError | None = None
-        self._done, self._failed, self._progress = done, failed, progress
+        self._done, self._failed, self._progress, self._listener = done, failed, progress, listener
 
     @property
     def finished(self) -> bool:
@@ -46,9 +49,14 @@ class Request:
         return self.result is not None or self.error is not None
 
     def report(self, progress: Progress) -> None:
-        """Pass progress on. This and the two below are for the client."""
+        """Pass progress on. This and the three below are for the client."""
         if self._progress is not None:
             self._progress(progress)
+
+    def tell(self, event: Message) -> None:
+        """Pass another event on."""
+        if self._listener is not None:
+            self._listener(event)
 
     def succeed(self, result: Message) -> None:
         """Take the result, and tell it."""

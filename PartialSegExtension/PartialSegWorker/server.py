@@ -1,8 +1,11 @@
 """The worker's side of the conversation: who is answered when, and how it ends.
 
-Two threads. The listener reads requests: it answers ``hello`` and ``cancel`` at once, also during a
-run, and notices when the client is gone. The main thread carries out everything else, one after the
-other, in ``engine.py``; that is where all work of the library happens. Started by ``__main__.py``.
+The listener reads requests: it answers ``hello`` and ``cancel`` at once, also during a run, and notices
+when the client is gone. The main thread carries out everything else, one after the other, in
+``engine.py`` and the ``*work.py`` files; that is where all work of the library happens. What takes no
+torch and touches nothing of that (``models``) has a thread of its own, so that it is answered during a
+run, and so that a slow disk does not keep the listener from hearing ``cancel``. Started by
+``__main__.py``.
 """
 
 from __future__ import annotations
@@ -24,6 +27,15 @@ from PartialSegLib.progress import Monitor, Progress
 from PartialSegWorker.channel import Channel
 from PartialSegWorker.engine import Engine
 from PartialSegWorker.errors import ProtocolError, ProtocolVersionError, UnknownRequestError
+from PartialSegWorker.finetunework import (
+    DiscardParameters,
+    FineTuneParameters,
+    KeepParameters,
+    discard_model,
+    fine_tune,
+    keep_model,
+    training_installed,
+)
 from PartialSegWorker.modelwork import DownloadParameters, ImportParameters, download_model, import_model
 from PartialSegWorker.parameters import (
     CancelParameters,
@@ -31,6 +43,7 @@ from PartialSegWorker.parameters import (
     HelloParameters,
     NoParameters,
     SegmentParameters,
+    UncertaintyParameters,
 )
 from PartialSegWorker.phantomwork import PhantomParameters, make_phantom
 from PartialSegWorker.protocol import (
@@ -40,6 +53,7 @@ from PartialSegWorker.protocol import (
     Message,
     decode,
     error_event,
+    other_event,
     progress_event,
     result_event,
 )
@@ -52,6 +66,7 @@ _LAST_GRACE = 5.0
 _logger = logging.getLogger("PartialSegWorker")
 
 _Work = Callable[[Monitor], Message]
+_Emit = Callable[[str, Message], None]
 
 
 class Server:
@@ -68,19 +83,23 @@ class Server:
     def __init__(self, channel: Channel, folder: Path) -> None:
         self._channel = channel
         self._folder = folder
-        self._engine = Engine()
+        self._engine = Engine(folder)
         self._jobs: queue.SimpleQueue[tuple[Call, _Work, Monitor] | None] = queue.SimpleQueue()
         self._monitors: dict[int, Monitor] = {}
         self._lock = threading.Lock()
         self._greeted = False
         self._abandoned = False
-        #: Requests that are answered at once, and those that wait for their turn.
+        #: Requests that the listener answers, those beside the main thread, and those that wait for their turn.
         self._at_once = {"hello": self._hello, "cancel": self._cancel}
-        self._in_turn = {
-            "models": self._models,
+        self._beside: dict[str, Callable[[Call], _Work]] = {"models": self._models}
+        self._in_turn: dict[str, Callable[[Call], _Work]] = {
             "devices": self._devices,
             "forecast": self._forecast,
             "segment": self._segment,
+            "uncertainty": self._uncertainty,
+            "finetune": self._finetune,
+            "keep": self._keep,
+            "discard": self._discard,
             "import": self._import,
             "download": self._download,
             "phantom": self._phantom,
@@ -89,8 +108,9 @@ class Server:
 
     @property
     def capabilities(self) -> list[str]:
-        """Names of all requests, as ``hello`` tells them."""
-        return sorted((*self._at_once, *self._in_turn, "shutdown"))
+        """Names of all requests that can be carried out here, as ``hello`` tells them."""
+        left_out = set() if training_installed() else {"finetune"}
+        return sorted({*self._at_once, *self._beside, *self._in_turn, "shutdown"} - left_out)
 
     def run(self) -> None:
         """Carry out requests until the client says ``shutdown`` or is gone; then leave nothing behind."""
@@ -129,7 +149,7 @@ class Server:
 
     def _accept(self, call: Call) -> None:
         """Answer a request at once, or put it into the queue; raise what is wrong with it."""
-        if call.name not in self.capabilities:
+        if call.name not in (*self._at_once, *self._beside, *self._in_turn):
             raise UnknownRequestError(
                 f"This worker knows no request '{call.name}'.", f"It knows: {', '.join(self.capabilities)}."
             )
@@ -138,13 +158,16 @@ class Server:
             return
         if not self._greeted:
             raise ProtocolError(f"'{call.name}' came before 'hello'.", "Say hello first, with the protocol version.")
-        work = self._in_turn[call.name](call)
+        work = (self._beside | self._in_turn)[call.name](call)
         monitor = Monitor(_Reporter(self._channel, call.id))
         with self._lock:
             if call.id in self._monitors:
                 raise ProtocolError(f"Request {call.id} is still worked on.", "Give each request its own number.")
             self._monitors[call.id] = monitor
-        self._jobs.put((call, work, monitor))
+        if call.name in self._in_turn:
+            self._jobs.put((call, work, monitor))
+        else:
+            threading.Thread(target=self._carry_out, args=(call, work, monitor), name=call.name, daemon=True).start()
 
     def _hello(self, call: Call) -> Message:
         spoken = HelloParameters.of(call).protocol
@@ -158,6 +181,7 @@ class Server:
             "protocol": VERSION,
             "version": PartialSegLib.__version__,
             "capabilities": self.capabilities,
+            "immediate": sorted(self._beside),
             "pid": os.getpid(),
             "python": platform.python_version(),
             "executable": sys.executable,
@@ -183,7 +207,7 @@ class Server:
         if self._abandoned:
             shutil.rmtree(self._folder, ignore_errors=True)
 
-    # ---- the main thread
+    # ---- the main thread, and those beside it
 
     def _carry_out(self, call: Call, work: _Work, monitor: Monitor) -> None:
         """Do the work of a request, and send its result or its error."""
@@ -218,8 +242,30 @@ class Server:
         return lambda monitor: self._engine.forecast(parameters, monitor)
 
     def _segment(self, call: Call) -> _Work:
-        parameters = SegmentParameters.of(call)
-        return lambda monitor: self._engine.segment(parameters, monitor)
+        parameters, emit = SegmentParameters.of(call), self._emitter(call)
+        return lambda monitor: self._engine.segment(parameters, monitor, emit)
+
+    def _uncertainty(self, call: Call) -> _Work:
+        wanted = UncertaintyParameters.of(call)
+        return lambda monitor: self._engine.uncertainty(wanted, monitor)
+
+    def _finetune(self, call: Call) -> _Work:
+        wanted, emit = FineTuneParameters.of(call), self._emitter(call)
+
+        def work(monitor: Monitor) -> Message:
+            # Training needs the memory more than the next run needs the model.
+            self._engine.unload()
+            return fine_tune(wanted, self._folder, monitor, emit)
+
+        return work
+
+    def _keep(self, call: Call) -> _Work:
+        wanted = KeepParameters.of(call)
+        return lambda monitor: keep_model(wanted, self._folder, monitor)
+
+    def _discard(self, call: Call) -> _Work:
+        wanted = DiscardParameters.of(call)
+        return lambda monitor: discard_model(wanted, self._folder)
 
     def _import(self, call: Call) -> _Work:
         wanted = ImportParameters.of(call)
@@ -236,6 +282,10 @@ class Server:
     def _unload(self, call: Call) -> _Work:
         NoParameters.of(call)
         return lambda monitor: self._engine.unload()
+
+    def _emitter(self, call: Call) -> _Emit:
+        """Return what sends the events of a request that are neither progress nor its end."""
+        return lambda event, fields: self._channel.send(other_event(call.id, event, fields))
 
 
 class _Reporter:

@@ -5,8 +5,19 @@ from pathlib import Path
 
 from host import slicer_app
 from logic_cases import logic, own_logic, shared_logic, volume
-from worker_cases import random_model, scan
+from worker_cases import client, long_scan, quick, random_model, scan
 
-__all__ = ["logic", "own_logic", "random_model", "scan", "shared_logic", "slicer_app", "volume"]
+__all__ = [
+    "client",
+    "logic",
+    "long_scan",
+    "own_logic",
+    "quick",
+    "random_model",
+    "scan",
+    "shared_logic",
+    "slicer_app",
+    "volume",
+]
 
 sys.path.append(str(Path(__file__).parents[1] / "lib"))

@@ -1,82 +1,23 @@
-"""The client with real workers: results, progress, cancelling, and the way back from every kind of end."""
+"""The client with real workers: results, progress, callbacks and cancelling."""
 
 from __future__ import annotations
 
 import os
 import signal
-import stat
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from worker_cases import PATIENCE, alive, blobs, until
+from worker_cases import PATIENCE, failed, polled, posix, segment, started
 
 from PartialSegLib.images import Geometry, Image, read_image, write_image
 from PartialSegLib.progress import Progress
 from PartialSegLib.segmentation import bounding_box
 from PartialSegLib.segmentationfiles import read_segmentation
-from PartialSegWorker import ForecastParameters, Request, SegmentParameters, WorkerClient, WorkerError
-from PartialSegWorker.environment import package_folders
-
-posix = pytest.mark.skipif(sys.platform == "win32", reason="needs signals and named pipes")
-
-
-@pytest.fixture(scope="module")
-def quick(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ...]:
-    """Folders for a worker without OpenVINO: to compile a network takes longer than to run these tests."""
-    folder = tmp_path_factory.mktemp("quick")
-    (folder / "sitecustomize.py").write_text("import sys\nsys.modules['openvino'] = None\n")
-    return (folder, *package_folders())
-
-
-@pytest.fixture(scope="module")
-def client(quick: tuple[Path, ...]) -> Iterator[WorkerClient]:
-    with WorkerClient(sys.executable, folders=quick) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def long_scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A scan of so many windows that nobody waits for the end of it."""
-    path = tmp_path_factory.mktemp("scans") / "long.nrrd"
-    write_image(blobs((500, 112, 112)), path)
-    return path
-
-
-def segment(client: WorkerClient, scan: Path, model: Path | str, **more: Any) -> SegmentParameters:
-    names = {"tasks": ["liver"], "device": "cpu", "output": str(client.folder / "result.seg.nrrd")} | more
-    return SegmentParameters(str(scan), str(model), **names)
-
-
-def started(client: WorkerClient, scan: Path, model: Path) -> Request:
-    """Return a request whose windows are being computed."""
-    stages: list[str] = []
-    request = client.request(
-        "segment", segment(client, scan, model), progress=lambda progress: stages.append(progress.stage)
-    )
-    polled(client, lambda: "segment" in stages or request.finished)
-    assert not request.finished, request.error
-    return request
-
-
-def polled(client: WorkerClient, condition: Any) -> None:
-    def look() -> bool:
-        client.poll()
-        return bool(condition())
-
-    until(look)
-
-
-def failed(client: WorkerClient, request: Request) -> WorkerError:
-    with pytest.raises(WorkerError) as raised:
-        client.wait(request, PATIENCE)
-    assert raised.value is request.error
-    return raised.value
-
+from PartialSegWorker import ForecastParameters, SegmentParameters, WorkerClient, WorkerError
 
 # ---- work
 
@@ -227,8 +168,8 @@ def test_a_request_that_waits_for_its_turn_can_be_cancelled_alone(
 ) -> None:
     told: list[WorkerError] = []
     first = client.request("segment", segment(client, scan, random_model))
-    second = client.request("models", failed=told.append)
-    third = client.request("models")
+    second = client.request("devices", failed=told.append)
+    third = client.request("devices")
     client.cancel(second)
     client.wait(third, PATIENCE)
     assert first.result is not None
@@ -254,166 +195,35 @@ def test_a_worker_that_cannot_stop_is_killed_and_the_next_request_works(
         assert client.wait(client.request("models"), PATIENCE)["models"]
 
 
-# ---- ends
+# ---- beside a run
+
+
+def test_models_are_listed_during_a_run(client: WorkerClient, long_scan: Path, random_model: Path) -> None:
+    request = started(client, long_scan, random_model)
+    listed = client.request("models")
+    assert client.wait(listed, PATIENCE)["models"]
+    assert not request.finished
+    assert client.busy
+    client.cancel()
+    assert failed(client, request).cancelled
+    assert not client.busy
 
 
 @posix
-@pytest.mark.parametrize(("number", "name"), [(signal.SIGKILL, "SIGKILL"), (signal.SIGSEGV, "SIGSEGV")])
-def test_a_crash_in_the_middle_is_reported_and_the_next_request_works(
-    quick: tuple[Path, ...], scan: Path, long_scan: Path, random_model: Path, number: int, name: str
-) -> None:
-    with WorkerClient(sys.executable, folders=quick) as client:
-        request = started(client, long_scan, random_model)
-        assert client.hello is not None
-        pid = client.hello["pid"]
-        os.kill(pid, number)
-        error = failed(client, request)
-        assert error.code == "worker-crashed"
-        assert name in error.message
-        assert "'segment'" in error.message
-        assert error.hint
-        assert "Request 2: segment" in error.log
-        # A crash inside of a library leaves Python's account of it; a kill leaves no time for one.
-        assert ("Fatal Python error" in error.log) == (number == signal.SIGSEGV)
-        assert error.log in error.diagnostics()
-        assert client.wait(client.request("models"), PATIENCE)["models"]
-        assert client.hello["pid"] != pid
-
-
-@posix
-def test_a_worker_that_died_while_nobody_asked_is_replaced_without_a_word(client: WorkerClient) -> None:
+def test_a_list_of_models_that_never_comes_can_be_given_up(client: WorkerClient) -> None:
     client.wait(client.request("models"), PATIENCE)
     assert client.hello is not None
-    pid = client.hello["pid"]
-    os.kill(pid, signal.SIGKILL)
-    polled(client, lambda: not client.running)
-    assert client.wait(client.request("models"), PATIENCE)["models"]
-    assert client.hello["pid"] != pid
+    os.kill(client.hello["pid"], signal.SIGSTOP)
+    listed = client.request("models")
+    client.poll()
+    assert client.busy
+    client.cancel(listed)
+    assert failed(client, listed).cancelled
+    os.kill(client.hello["pid"], signal.SIGCONT)
+    assert client.wait(client.request("devices"), PATIENCE)["torch"]
 
 
-PARENT = """
-import sys
-from PartialSegWorker import SegmentParameters, WorkerClient
-scan, model, *folders = sys.argv[1:]
-client = WorkerClient(sys.executable, folders=folders)
-wanted = SegmentParameters(scan, model, device="cpu", output=str(client.folder / "result.seg.nrrd"))
-def tell(progress):
-    if progress.stage == "segment" and progress.done == 0:
-        print(client.hello["pid"], client.folder, flush=True)
-client.wait(client.request("segment", wanted, progress=tell))
-"""
-
-
-@posix
-def test_a_worker_dies_with_its_parent_in_the_middle_of_a_run(
-    quick: tuple[Path, ...], long_scan: Path, random_model: Path
-) -> None:
-    import subprocess
-
-    words = [sys.executable, "-c", PARENT, str(long_scan), str(random_model), *map(str, quick)]
-    paths = os.pathsep.join(map(str, quick))
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": paths}) as parent:
-        assert parent.stdout is not None
-        pid, folder = parent.stdout.readline().split(maxsplit=1)
-        assert alive(int(pid))
-        assert Path(folder.strip()).is_dir()
-        parent.kill()
-    until(lambda: not alive(int(pid)))
-    assert not Path(folder.strip()).exists()
-
-
-def test_a_package_that_is_damaged_is_named_and_a_repair_helps_at_once(quick: tuple[Path, ...], tmp_path: Path) -> None:
-    damaged = tmp_path / "torch"
-    damaged.mkdir()
-    (damaged / "__init__.py").write_text("raise OSError('[WinError 126] error loading c10.dll')\n")
-    with WorkerClient(sys.executable, folders=(tmp_path, *quick)) as client:
-        assert client.wait(client.request("models"), PATIENCE)["models"]
-        error = failed(client, client.request("devices"))
-        assert error.code == "installation"
-        assert "c10.dll" in error.message
-        assert "torch" in error.message
-        (damaged / "__init__.py").unlink()
-        damaged.rename(tmp_path / "removed")
-        assert client.wait(client.request("devices"), PATIENCE)["torch"]
-
-
-def test_a_python_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with WorkerClient(tmp_path / "no" / "python") as client:
-        error = failed(client, client.request("models"))
-        assert (error.code, client.running) == ("worker-start", False)
-        assert str(tmp_path / "no" / "python") in error.message
-
-
-def test_a_python_without_our_packages_says_so_in_the_log(tmp_path: Path) -> None:
-    with WorkerClient(sys.executable, folders=[tmp_path]) as client:
-        error = failed(client, client.request("models"))
-        assert error.code == "worker-start"
-        assert "No module named PartialSegWorker" in error.log
-
-
-def other_worker(folder: Path, code: str) -> list[Path]:
-    """Write a worker of another kind, and return the folders that find it."""
-    package = folder / "PartialSegWorker"
-    package.mkdir()
-    (package / "__init__.py").touch()
-    (package / "__main__.py").write_text(code)
-    return [folder]
-
-
-def test_a_worker_of_another_version_is_not_talked_to(tmp_path: Path) -> None:
-    code = """
-import json, sys
-print("loading ...", flush=True)
-sys.stdin.readline()
-print(json.dumps({"id": 1, "event": "result", "result": {"protocol": 99}}), flush=True)
-sys.stdin.readline()
-"""
-    with WorkerClient(sys.executable, folders=other_worker(tmp_path, code)) as client:
-        error = failed(client, client.request("models"))
-        assert (error.code, client.running) == ("protocol-version", False)
-        assert "99" in error.message
-
-
-def test_a_worker_that_says_nothing_is_given_up(tmp_path: Path) -> None:
-    with WorkerClient(
-        sys.executable, folders=other_worker(tmp_path, "import time\ntime.sleep(600)\n"), start_timeout=0.3
-    ) as client:
-        error = failed(client, client.request("models"))
-        assert (error.code, client.running) == ("worker-start", False)
-
-
-def test_the_whole_tree_is_killed(tmp_path: Path) -> None:
-    code = f"""
-import subprocess, sys, time
-deaf = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], stdin=subprocess.DEVNULL)
-open({str(tmp_path / "pid")!r}, "w").write(str(deaf.pid) + " ")
-time.sleep(600)
-"""
-    client = WorkerClient(sys.executable, folders=other_worker(tmp_path, code))
-    client.request("models")
-    polled(client, lambda: (tmp_path / "pid").is_file() and (tmp_path / "pid").read_text().endswith(" "))
-    pid = int((tmp_path / "pid").read_text())
-    assert alive(pid)
-    client.close(0.0)
-    until(lambda: not alive(pid))
-
-
-def test_the_folder_is_private_and_goes_with_the_client(quick: tuple[Path, ...]) -> None:
-    client = WorkerClient(sys.executable, folders=quick)
-    client.wait(client.request("models"), PATIENCE)
-    folder = client.folder
-    if sys.platform != "win32":
-        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    assert client.log.parent == folder
-    told: list[WorkerError] = []
-    open_request = client.request("models", failed=told.append)
-    client.close()
-    assert not folder.exists()
-    assert open_request.error is not None
-    assert open_request.error.cancelled
-    assert (told, client.running, client.busy, client.log_tail()) == ([], False, False, "")
-    assert client.wait(client.request("models"), PATIENCE)["models"]
-    client.close()
+# ---- callbacks
 
 
 def test_an_exception_of_a_callback_costs_no_message(client: WorkerClient) -> None:
@@ -443,12 +253,3 @@ def test_a_callback_may_close_the_client(quick: tuple[Path, ...], outcome: str) 
         assert second.error is not None
         assert second.error.cancelled
         assert not client.running
-
-
-def test_a_private_folder_that_was_cleaned_away_is_made_anew(quick: tuple[Path, ...]) -> None:
-    with WorkerClient(sys.executable, folders=quick) as client:
-        lost = client.folder
-        lost.rmdir()
-        assert client.wait(client.request("models"), PATIENCE)["models"]
-        assert client.folder != lost
-        assert client.folder.is_dir()

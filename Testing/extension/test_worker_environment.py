@@ -68,6 +68,6 @@ def test_this_process_keeps_its_environment(monkeypatch: pytest.MonkeyPatch) -> 
     assert dict(os.environ) == before
 
 
-def test_the_worker_finds_both_packages_of_ours() -> None:
-    for package in ("PartialSegWorker", "PartialSegLib"):
+def test_the_worker_finds_every_package_of_ours() -> None:
+    for package in ("PartialSegWorker", "PartialSegLib", "PartialSegTraining"):
         assert any((folder / package / "__init__.py").is_file() for folder in package_folders())

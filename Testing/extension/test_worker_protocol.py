@@ -52,8 +52,9 @@ def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Conversation]:
 def test_hello_tells_the_protocol_and_what_can_be_asked(worker: Conversation) -> None:
     told = worker.greet()["result"]
     assert (told["protocol"], told["version"], told["pid"]) == (1, PartialSegLib.__version__, worker.process.pid)
-    known = {"hello", "models", "devices", "forecast", "segment", "cancel", "unload", "shutdown"}
-    assert set(told["capabilities"]) == known
+    known = {"hello", "models", "devices", "forecast", "segment", "uncertainty", "cancel", "unload", "shutdown"}
+    assert known | {"finetune", "keep", "discard"} <= set(told["capabilities"])
+    assert told["immediate"] == ["models"]
 
 
 def test_another_version_of_the_protocol_is_refused(worker: Conversation) -> None:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,10 @@ import pytest
 from scipy import ndimage
 
 from PartialSegLib.images import Geometry, Image, write_image
+from PartialSegWorker import Request, SegmentParameters, WorkerClient, WorkerError
 from PartialSegWorker.environment import child_environment, package_folders
 
+posix = pytest.mark.skipif(sys.platform == "win32", reason="needs signals and named pipes")
 #: Seconds after which a test gives up. Nothing takes this long on a working computer, loaded as it may be.
 PATIENCE = 120.0
 
@@ -106,3 +108,56 @@ def alive(pid: int) -> bool:
         return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ...]:
+    """Folders for a worker without OpenVINO: to compile a network takes longer than to run these tests."""
+    folder = tmp_path_factory.mktemp("quick")
+    (folder / "sitecustomize.py").write_text("import sys\nsys.modules['openvino'] = None\n")
+    return (folder, *package_folders())
+
+
+@pytest.fixture(scope="module")
+def client(quick: tuple[Path, ...]) -> Iterator[WorkerClient]:
+    with WorkerClient(sys.executable, folders=quick) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def long_scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A scan of so many windows that nobody waits for the end of it."""
+    path = tmp_path_factory.mktemp("scans") / "long.nrrd"
+    write_image(blobs((500, 112, 112)), path)
+    return path
+
+
+def segment(client: WorkerClient, scan: Path, model: Path | str, **more: Any) -> SegmentParameters:
+    names = {"tasks": ["liver"], "device": "cpu", "output": str(client.folder / "result.seg.nrrd")} | more
+    return SegmentParameters(str(scan), str(model), **names)
+
+
+def started(client: WorkerClient, scan: Path, model: Path) -> Request:
+    """Return a request whose windows are being computed."""
+    stages: list[str] = []
+    request = client.request(
+        "segment", segment(client, scan, model), progress=lambda progress: stages.append(progress.stage)
+    )
+    polled(client, lambda: "segment" in stages or request.finished)
+    assert not request.finished, request.error
+    return request
+
+
+def polled(client: WorkerClient, condition: Any) -> None:
+    def look() -> bool:
+        client.poll()
+        return bool(condition())
+
+    until(look)
+
+
+def failed(client: WorkerClient, request: Request) -> WorkerError:
+    with pytest.raises(WorkerError) as raised:
+        client.wait(request, PATIENCE)
+    assert raised.value is request.error
+    return raised.value

@@ -29,7 +29,7 @@ MOTS = LabelSpace.named("mots")
 @pytest.fixture(autouse=True)
 def _plain_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(extractors, "openvino_installed", lambda: False)
-    monkeypatch.setattr(predictor, "apply_rules", lambda segmentation, label_space: segmentation)
+    monkeypatch.setattr(predictor, "apply_rules", lambda segmentation, label_space, **_: segmentation)
 
 
 def bundle(folder: Path, name: str) -> ModelBundle:

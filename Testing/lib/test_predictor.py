@@ -58,7 +58,7 @@ def test_slab_result_is_bit_identical_to_the_dense_computation(bundle, overlap, 
     image = blobs()
     preset = replace(predictor.preset_named("standard"), overlap=overlap)
     monkeypatch.setattr(predictor, "preset_named", lambda name: preset)
-    monkeypatch.setattr(predictor, "apply_rules", lambda segmentation, label_space: segmentation)
+    monkeypatch.setattr(predictor, "apply_rules", lambda segmentation, label_space, **_: segmentation)
     result = Predictor(bundle, "cpu").segment(image).segmentation
     reference = dense_masks(bundle, image, overlap)
     assert sum(int(mask.sum()) for mask in reference.values()) > 1000
@@ -86,7 +86,7 @@ def test_every_window_is_encoded_once_for_all_tasks(bundle, monkeypatch):
 
 
 def test_one_structure_is_the_same_alone_as_among_all(bundle, monkeypatch):
-    monkeypatch.setattr(predictor, "apply_rules", lambda segmentation, label_space: segmentation)
+    monkeypatch.setattr(predictor, "apply_rules", lambda segmentation, label_space, **_: segmentation)
     image, model = blobs(), Predictor(bundle, "cpu")
     together = model.segment(image).segmentation
     for key in ("pancreas_tumor", "colon_tumor"):

@@ -1,0 +1,278 @@
+"""Requests that make a model from corrected cases, and that keep or discard it.
+
+The new model is written into the client's private folder. ``keep`` installs it where the picker shows
+it, in one step; ``discard`` deletes it; and whatever is left undecided goes with the folder. The server
+calls this in its main thread. Imports no torch by itself, and the training library only when it is asked
+to train.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import secrets
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from types import ModuleType, NoneType
+from typing import TYPE_CHECKING, Any
+
+from PartialSegLib import catalog
+from PartialSegLib.bundle import ModelBundle
+from PartialSegLib.errors import BundleError, CollectionError
+from PartialSegLib.progress import Monitor
+from PartialSegWorker.errors import InstallationError, ProtocolError
+from PartialSegWorker.modelwork import ImportParameters, import_model
+from PartialSegWorker.parameters import Parameters
+from PartialSegWorker.protocol import Message
+
+if TYPE_CHECKING:
+    from PartialSegTraining.cases import Case
+    from PartialSegTraining.finetuning import FineTuneEvent, FineTuneOptions
+
+#: Folder of undecided models in the client's private folder.
+_UNDECIDED = "finetuned"
+
+
+@dataclass(frozen=True)
+class FineTuneParameters(Parameters):
+    """What is to be learned, from which cases.
+
+    Parameters
+    ----------
+    cases : list of str
+        Case folders to learn from.
+    model : str, optional
+        Name or folder of the parent; the default one without it.
+    held_out : list of str, optional
+        Case folders that both models are judged by, and that neither learns from.
+    mode : str
+        ``quick`` (the head alone) or ``full``.
+    structures : list of str, optional
+        Only these annotations are used; all without it. One that the parent does not know becomes a
+        task of its own.
+    name : str, optional
+        Of the new model.
+    device : str
+        ``auto``, ``cpu``, ``cuda``, ``cuda:1`` ...
+    options : dict, optional
+        Further :class:`PartialSegTraining.finetuning.FineTuneOptions` by their names.
+    """
+
+    cases: list[str]
+    model: str | None = None
+    held_out: list[str] | None = None
+    mode: str = "quick"
+    structures: list[str] | None = None
+    name: str | None = None
+    device: str = "auto"
+    options: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("mode", "device"):
+            self._check(name, str)
+        for name in ("model", "name"):
+            self._check(name, str, NoneType)
+        for name in ("cases", "held_out", "structures"):
+            self._check_list(name, str)
+        if not self.cases:
+            raise ValueError("'cases' is empty")
+        if self.options is not None and not isinstance(self.options, dict):
+            raise ValueError(f"'options' is {self.options!r}, not names with values")
+
+
+@dataclass(frozen=True)
+class KeepParameters(Parameters):
+    """Which undecided model is installed.
+
+    Parameters
+    ----------
+    bundle : str
+        Its folder, as the result of ``finetune`` names it.
+    overwrite : bool
+        Whether an installed model of that name is replaced.
+    """
+
+    bundle: str
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        self._check("bundle", str)
+        self._check("overwrite", bool)
+
+
+@dataclass(frozen=True)
+class DiscardParameters(Parameters):
+    """Which undecided model is deleted.
+
+    Parameters
+    ----------
+    bundle : str
+        Its folder, as the result of ``finetune`` names it.
+    """
+
+    bundle: str
+
+    def __post_init__(self) -> None:
+        self._check("bundle", str)
+
+
+def training_installed() -> bool:
+    """Whether this Python has the training library; nothing is imported to find out."""
+    return importlib.util.find_spec("PartialSegTraining") is not None
+
+
+def fine_tune(
+    wanted: FineTuneParameters, private: Path, monitor: Monitor, emit: Callable[[str, Message], None]
+) -> Message:
+    """Make a model from cases, and judge it.
+
+    Parameters
+    ----------
+    wanted : FineTuneParameters
+        What is to be learned.
+    private : Path
+        The client's private folder.
+    monitor : Monitor
+        Progress and cancellation.
+    emit : callable
+        Called with ``loss`` and its fields after each step.
+
+    Returns
+    -------
+    dict
+        What :meth:`PartialSegTraining.finetuning.FineTuneResult.to_json` gives, and ``name`` of the new
+        model, which waits in the folder ``bundle`` to be kept or discarded.
+
+    Raises
+    ------
+    InstallationError
+        When the training library is not there.
+    ProtocolError
+        When there is no such option.
+    PartialSegError
+        Whatever the library raises; nothing is left of the new model then.
+    """
+    finetuning = _finetuning()
+    parent = catalog.find(wanted.model)
+    options = _options(wanted, parent, finetuning)
+    cases, held_out = ([_case(path, wanted, finetuning) for path in paths] for paths in _paths(wanted))
+
+    def tell(event: FineTuneEvent) -> None:
+        loss = event.loss if math.isfinite(event.loss) else None
+        emit("loss", {"step": event.step, "total": event.total, "loss": loss, "phase": event.phase})
+
+    folder = private / _UNDECIDED / secrets.token_hex(4)
+    folder.mkdir(parents=True)
+    try:
+        result = finetuning.finetune(
+            parent,
+            cases,
+            folder / "model",
+            mode=wanted.mode,
+            held_out=held_out,
+            device=wanted.device,
+            monitor=monitor,
+            options=options,
+            listener=tell,
+        )
+        name = ModelBundle.open(result.bundle).card.name
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return _without_nan(result.to_json()) | {"name": name}
+
+
+def keep_model(wanted: KeepParameters, private: Path, monitor: Monitor) -> Message:
+    """Install an undecided model.
+
+    Returns
+    -------
+    dict
+        ``model``: its name.
+
+    Raises
+    ------
+    BundleError
+        When there is no such undecided model, or one of its name is installed; it then stays undecided.
+    """
+    folder = _undecided(wanted.bundle, private)
+    told = import_model(ImportParameters(str(folder), overwrite=wanted.overwrite), monitor)
+    shutil.rmtree(folder.parent, ignore_errors=True)
+    return {"model": told["models"][0]}
+
+
+def discard_model(wanted: DiscardParameters, private: Path) -> Message:
+    """Delete an undecided model.
+
+    Raises
+    ------
+    BundleError
+        When there is no such undecided model.
+    """
+    shutil.rmtree(_undecided(wanted.bundle, private).parent, ignore_errors=True)
+    return {}
+
+
+def _finetuning() -> ModuleType:
+    try:
+        from PartialSegTraining import finetuning
+    except ImportError as error:
+        raise InstallationError(
+            f"Models are trained by the training library, which cannot be loaded: {error}.",
+            "Install 'partialseg[train]' for the worker's Python, or repair it in the settings.",
+        ) from error
+    return finetuning
+
+
+def _options(wanted: FineTuneParameters, parent: ModelBundle, finetuning: ModuleType) -> FineTuneOptions:
+    """Return the options of a request; structures that the parent does not know are added to it."""
+    known = {field.name for field in fields(finetuning.FineTuneOptions)}
+    given = dict(wanted.options or {})
+    for name in given:
+        if name not in known:
+            raise ProtocolError(f"Fine-tuning has no option '{name}'.", f"Options: {', '.join(sorted(known))}.")
+    if wanted.name is not None:
+        given["name"] = wanted.name
+    if wanted.structures is not None and "add_structures" not in given:
+        learned = parent.card.label_space.select()
+        given["add_structures"] = [key for key in wanted.structures if key not in learned]
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+    options: FineTuneOptions = finetuning.FineTuneOptions(**values)
+    return options
+
+
+def _paths(wanted: FineTuneParameters) -> tuple[list[str], list[str]]:
+    return wanted.cases, wanted.held_out or []
+
+
+def _case(path: str, wanted: FineTuneParameters, finetuning: ModuleType) -> Case:
+    """Read a case folder, with the wanted annotations alone."""
+    case: Case = finetuning.read_case_folder(path)
+    if wanted.structures is None:
+        return case
+    if not case.annotated & set(wanted.structures):
+        raise CollectionError(
+            f"Case {path} annotates none of {', '.join(wanted.structures)}.",
+            f"Leave it out, or choose from: {', '.join(sorted(case.annotated))}.",
+        )
+    chosen: Case = finetuning.only_structures(case, wanted.structures)
+    return chosen
+
+
+def _undecided(bundle: str, private: Path) -> Path:
+    """Return the folder of an undecided model; refuse any other, because it may be deleted."""
+    folder, home = Path(bundle).resolve(), (private / _UNDECIDED).resolve()
+    if folder.parent.parent != home or not folder.is_dir():
+        raise BundleError(f"'{bundle}' is no model that waits for a decision.", "Fine-tune again.")
+    return folder
+
+
+def _without_nan(value: Any) -> Any:
+    """Return JSON in which what is no number is null."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: _without_nan(item) for key, item in value.items()}
+    return [_without_nan(item) for item in value] if isinstance(value, (list, tuple)) else value
