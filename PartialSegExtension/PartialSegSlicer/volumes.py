@@ -41,6 +41,7 @@ def imageFromVolumeNode(volumeNode: Any) -> Image:
         voxels that are no numbers or all the same, or lies under a transform that is not linear.
     """
     _requireInScene(volumeNode)
+    _requireScalarVolume(volumeNode)
     return _image(volumeNode, volumeNode.GetParentTransformNode())
 
 
@@ -54,6 +55,7 @@ def geometryFromVolumeNode(volumeNode: Any) -> Geometry:
         linear.
     """
     _requireInScene(volumeNode)
+    _requireScalarVolume(volumeNode)
     return _geometry(volumeNode, volumeNode.GetParentTransformNode())
 
 

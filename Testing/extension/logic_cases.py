@@ -70,11 +70,11 @@ def spin(logic: Any, job: Any) -> None:
 
 def spin_until_underway(logic: Any, job: Any) -> None:
     """Poll until the worker computes windows."""
-    until(
-        lambda: (
-            logic.poll()
-            or job.ended
-            or (job.progress is not None and job.progress.stage == "segment" and job.progress.done)
-        )
-    )
+
+    def underway() -> bool:
+        logic.poll()
+        progress = job.progress
+        return job.ended or (progress is not None and progress.stage == "segment" and progress.done > 0)
+
+    until(underway)
     assert not job.ended, job.error

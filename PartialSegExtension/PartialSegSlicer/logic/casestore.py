@@ -158,6 +158,11 @@ class CaseStore:
                 "Close what uses it, and mend the permissions of its folder.",
             ) from error
 
+    @staticmethod
+    def read(folder: Path) -> TrainingCase:
+        """Return the case in a folder, wherever that lies."""
+        return _read(folder)
+
     def _freeName(self) -> str:
         number = 1
         while (self.folder / f"case-{number:04d}").exists():

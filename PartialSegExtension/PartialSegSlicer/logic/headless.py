@@ -1,45 +1,30 @@
-"""The logic of the module without Slicer's base class: all that the panel, the console and a script can ask for.
+"""All that the module can do, without Slicer's base class: segmenting, models, training cases, fine-tuning, setup.
 
-Every method that takes long either waits and returns its result, or, when one of ``onProgress``,
-``onFinished`` and ``onError`` is given, returns a :class:`~PartialSegSlicer.logic.jobs.Job` at once and
-goes on whenever :meth:`HeadlessLogic.poll` is called. No method shows a dialog; what is wrong with a
-call is raised as a :class:`~PartialSegLib.errors.PartialSegError`, with a hint what to do.
+See :mod:`PartialSegSlicer.logic.segmenting` for how work is waited for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import importlib.util
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from PartialSegLib import catalog
-from PartialSegLib.errors import PartialSegError
-from PartialSegLib.progress import Progress
 from PartialSegSlicer.logic import models
 from PartialSegSlicer.logic.casestore import CaseStore, TrainingCase
 from PartialSegSlicer.logic.console import codeOf
 from PartialSegSlicer.logic.diagnostics import describe
-from PartialSegSlicer.logic.errors import ConsentError, EditsError
-from PartialSegSlicer.logic.folders import CaseRow, FolderJob, FolderReport
-from PartialSegSlicer.logic.interpreter import Interpreter
-from PartialSegSlicer.logic.jobs import Job, Listeners
+from PartialSegSlicer.logic.errors import ConsentError
+from PartialSegSlicer.logic.jobs import Listeners
+from PartialSegSlicer.logic.learning import CaseLike, FineTuneJob, FineTuneOutcome, FineTuneSettings, requireUndecided
 from PartialSegSlicer.logic.questions import Question
-from PartialSegSlicer.logic.results import SegmentResult, StructureRow
-from PartialSegSlicer.logic.runs import RunSettings, SegmentRun
-from PartialSegSlicer.logic.session import Session
-from PartialSegSlicer.logic.settings import chosenTasks, presetOf
+from PartialSegSlicer.logic.segmenting import OnError, OnFinished, OnProgress, SegmentingLogic
 from PartialSegSlicer.logic.setup import SetupQuestion, SetupState, install
-from PartialSegSlicer.logic.undoing import UndoneRuns
 from PartialSegSlicer.segments import markCompleted
-from PartialSegWorker.parameters import ForecastParameters
-
-OnProgress = Callable[[Progress], object] | None
-OnFinished = Callable[[Any], object] | None
-OnError = Callable[[PartialSegError], object] | None
-Outcome = TypeVar("Outcome")
+from PartialSegWorker.finetunework import DiscardParameters, KeepParameters
 
 
-class HeadlessLogic:
+class HeadlessLogic(SegmentingLogic):
     """What the module can do.
 
     Parameters
@@ -51,221 +36,8 @@ class HeadlessLogic:
     """
 
     def __init__(self, python: str | Path | None = None, casesFolder: Path | None = None) -> None:
-        self.interpreter = Interpreter(python)
-        self.session = Session(self.interpreter.connect)
+        super().__init__(python)
         self.cases = CaseStore(casesFolder)
-        self._undoable = UndoneRuns()
-
-    # ---- work in general
-
-    @property
-    def busy(self) -> bool:
-        """Whether a job is running."""
-        return self.session.busy
-
-    @property
-    def job(self) -> Job[Any] | None:
-        """The job that runs, or the one that ran last."""
-        return self.session.job
-
-    def poll(self) -> None:
-        """Take what the worker sent, and call the callbacks. Called by a timer; never waits."""
-        self.session.poll()
-
-    def cancel(self) -> None:
-        """Stop the running job, if there is one; it ends through :meth:`poll` within a second or a window."""
-        self.session.cancel()
-
-    def close(self) -> None:
-        """End the worker; a running job ends as cancelled, and takes back what it had begun."""
-        self.session.close()
-
-    def unload(self) -> None:
-        """Free the memory of the worker: its model, its volume and its features.
-
-        Raises
-        ------
-        BusyError
-            When a job is running.
-        """
-        if self.session.running:
-            self.session.finish(self.session.ask(Question("unload")))
-
-    # ---- segmenting
-
-    def segment(
-        self,
-        volumeNode: Any,
-        tasks: Sequence[str] | str | None = None,
-        segmentationNode: Any = None,
-        model: str | None = None,
-        device: str = "auto",
-        quality: str = "standard",
-        region: Any = None,
-        overlap: str = "keep",
-        uncertainty: bool = False,
-        onProgress: OnProgress = None,
-        onPartial: Callable[[StructureRow], object] | None = None,
-        onFinished: OnFinished = None,
-        onError: OnError = None,
-    ) -> SegmentResult | Job[SegmentResult]:
-        """Segment a volume.
-
-        Segments of the chosen structures are replaced in place; all others, and those that are marked
-        as completed or edited meanwhile, keep every voxel unless `overlap` says otherwise. A run that
-        does not come to its end changes nothing.
-
-        Parameters
-        ----------
-        volumeNode : vtkMRMLScalarVolumeNode
-            Any orientation; under any linear transform.
-        tasks : sequence of str, optional
-            Keys of tasks or structures; all of the model without it.
-        segmentationNode : vtkMRMLSegmentationNode, optional
-            Where to; a new one beside the volume without it.
-        model : str, optional
-            Name or folder of a model; the default one without it.
-        device : str
-            ``auto``, ``cpu``, ``cuda:0`` ...
-        quality : str
-            ``fast``, ``standard`` or ``best``.
-        region : vtkMRMLMarkupsROINode, optional
-            Look only here; outside, segments keep their voxels.
-        overlap : str
-            ``keep``, ``replace others`` or ``only unlocked``.
-        uncertainty : bool
-            Also measure how sure the network is of each structure, as a volume node too.
-        onProgress, onFinished, onError : callable, optional
-            See the module; `onFinished` gets the :class:`SegmentResult`.
-        onPartial : callable, optional
-            Called with a :class:`StructureRow` when a structure has appeared before the others.
-
-        Returns
-        -------
-        SegmentResult or Job
-
-        Raises
-        ------
-        PartialSegError
-            When the call is wrong; when it waits, also when the run fails or is cancelled.
-        """
-        settings = RunSettings(tasks, model or None, device, quality, overlap, uncertainty)
-        listeners = Listeners(onProgress, self._undoable.noting(onFinished), onError)
-        run = SegmentRun(volumeNode, segmentationNode, settings, region, listeners, onPartial)
-        self.session.start(run)
-        return self._waited(run, onProgress, onFinished, onError)
-
-    @property
-    def canUndo(self) -> bool:
-        """Whether there is a run that :meth:`undoLastRun` can take back."""
-        return self._undoable.possible
-
-    def undoLastRun(self, discardEdits: bool = False) -> None:
-        """Put back what was there before the last run.
-
-        Parameters
-        ----------
-        discardEdits : bool
-            Whether segments that somebody edited since the run are put back too.
-
-        Raises
-        ------
-        EditsError
-            When segments were edited since the run; it names them. Nothing has changed then.
-        SegmentationError
-            When there is no run to undo, or its segmentation was removed.
-        BusyError
-            When a job is running.
-        """
-        self.session.requireIdle("Undo")
-        edited = self._undoable.edited()
-        if edited and not discardEdits:
-            raise EditsError(
-                f"Edited since the run: {', '.join(edited)}. An undo would lose these edits.",
-                "Mark those that are to stay as completed, or undo nevertheless.",
-                edited,
-            )
-        self._undoable.undo()
-
-    def forecast(
-        self,
-        volumeNode: Any,
-        tasks: Sequence[str] | str | None = None,
-        model: str | None = None,
-        device: str = "auto",
-        quality: str = "standard",
-        onFinished: OnFinished = None,
-        onError: OnError = None,
-    ) -> Any:
-        """Return the memory and the time that a run would take, and how it would be run.
-
-        Returns
-        -------
-        dict
-            ``device``, ``plan``, ``windows``, ``seconds``, ``host_bytes``, ``device_bytes``.
-        """
-        self.session.requireIdle("A forecast")
-        chosen = chosenTasks(tasks)
-        bundle = catalog.find(model or None)
-        bundle.card.label_space.select(chosen)
-        file = self.session.scans.of(volumeNode).file
-        keys = None if chosen is None else list(chosen)
-        wanted = ForecastParameters(str(file), str(bundle.folder), keys, presetOf(quality), device)
-        return self._asked(Question("forecast", wanted, Listeners(None, onFinished, onError)))
-
-    def devices(self, onFinished: OnFinished = None, onError: OnError = None) -> Any:
-        """Return the devices that a run can use.
-
-        Returns
-        -------
-        dict
-            ``torch`` (its version) and ``devices``: ``key``, ``name`` and ``free_bytes`` of each.
-
-        Raises
-        ------
-        WorkerError
-            With the code ``installation`` when torch cannot be loaded: see :meth:`setupState`.
-        """
-        return self._asked(Question("devices", None, Listeners(None, onFinished, onError)))
-
-    def segmentFolder(
-        self,
-        inputFolder: str | Path,
-        outputFolder: str | Path,
-        tasks: Sequence[str] | str | None = None,
-        model: str | None = None,
-        device: str = "auto",
-        quality: str = "standard",
-        overwrite: bool = False,
-        onProgress: OnProgress = None,
-        onCase: Callable[[CaseRow], object] | None = None,
-        onFinished: OnFinished = None,
-        onError: OnError = None,
-    ) -> FolderReport | Job[FolderReport]:
-        """Segment every scan of a folder to files; finished cases are skipped, broken ones reported.
-
-        Parameters
-        ----------
-        inputFolder : str or Path
-            Image files, and folders with one DICOM series each.
-        outputFolder : str or Path
-            Made when missing; takes ``NAME.seg.nrrd``, ``partialseg-report.csv`` and ``.json``.
-        tasks, model, device, quality
-            As for :meth:`segment`.
-        overwrite : bool
-            Whether results that are there, of these or of other settings, are made anew.
-        onCase : callable, optional
-            Called with a :class:`CaseRow` after each case.
-
-        Returns
-        -------
-        FolderReport or Job
-        """
-        settings = RunSettings(tasks, model or None, device, quality)
-        listeners = Listeners(onProgress, onFinished, onError)
-        job = FolderJob(inputFolder, outputFolder, settings, overwrite, listeners, onCase)
-        self.session.start(job)
-        return self._waited(job, onProgress, onFinished, onError)
 
     # ---- models
 
@@ -348,6 +120,79 @@ class HeadlessLogic:
         """Delete a training case; :class:`SegmentationError` when there is none of this name."""
         self.cases.remove(name)
 
+    # ---- fine-tuning
+
+    @property
+    def canFineTune(self) -> bool:
+        """Whether the training library is there."""
+        hello = self.session.client.hello if self.session.running else None
+        if hello is not None:
+            return "finetune" in hello.get("capabilities", ())
+        return importlib.util.find_spec("PartialSegTraining") is not None
+
+    def fineTune(
+        self,
+        cases: Iterable[CaseLike],
+        mode: str = "quick",
+        heldOut: Iterable[CaseLike] = (),
+        model: str | None = None,
+        name: str | None = None,
+        structures: Sequence[str] | None = None,
+        device: str = "auto",
+        onProgress: OnProgress = None,
+        onLoss: Callable[[int, float], object] | None = None,
+        onFinished: OnFinished = None,
+        onError: OnError = None,
+    ) -> Any:
+        """Make a model from training cases; it waits for :meth:`keepModel` or :meth:`discardModel`.
+
+        Parameters
+        ----------
+        cases : iterable
+            Names of training cases, their folders, or what :meth:`trainingCases` returned.
+        mode : str
+            ``quick`` (the head alone, a minute) or ``full`` (the whole network).
+        heldOut : iterable
+            Cases that both models are judged by.
+        model : str, optional
+            The parent; the default model without it.
+        name : str, optional
+            Of the new model.
+        structures : sequence of str, optional
+            Keys of the structures to learn; all that the cases annotate without it. One that the
+            parent does not know becomes a task of its own.
+        device : str
+            As for :meth:`segment`.
+        onLoss : callable, optional
+            Called with step and loss.
+
+        Returns
+        -------
+        FineTuneOutcome or Job
+        """
+        settings = FineTuneSettings(mode, model, name, structures, device)
+        listeners = Listeners(onProgress, onFinished, onError)
+        return self._asked(FineTuneJob(self.cases, cases, heldOut, settings, listeners, onLoss), job=True)
+
+    def keepModel(self, outcome: FineTuneOutcome, overwrite: bool = False) -> str:
+        """Install a new model, so that it can be chosen; return its name.
+
+        Raises
+        ------
+        SegmentationError
+            When it does not wait for a decision any more.
+        WorkerError
+            When a model of its name is installed and is not to be replaced; it then goes on waiting.
+        """
+        requireUndecided(self.session, outcome)
+        answer = self.session.finish(self.session.ask(Question("keep", KeepParameters(str(outcome.bundle), overwrite))))
+        return str(answer["model"])
+
+    def discardModel(self, outcome: FineTuneOutcome) -> None:
+        """Delete a new model; :class:`SegmentationError` when it does not wait for a decision any more."""
+        requireUndecided(self.session, outcome)
+        self.session.finish(self.session.ask(Question("discard", DiscardParameters(str(outcome.bundle)))))
+
     # ---- setup
 
     @property
@@ -412,18 +257,3 @@ class HeadlessLogic:
     def diagnostics(self) -> str:
         """Return the text that a report of a problem needs."""
         return describe(self.interpreter, self.session.client if self.session.running else None, self.session.job)
-
-    # ---- waiting or not
-
-    def _asked(self, question: Question, *, job: bool = False) -> Any:
-        """Ask a question, which takes the worker for itself when it is a job."""
-        if job:
-            self.session.start(question)
-        else:
-            self.session.ask(question)
-        return question if question.heard else self.session.finish(question)
-
-    def _waited(self, job: Job[Outcome], *callbacks: object) -> Outcome | Job[Outcome]:
-        if any(callback is not None for callback in callbacks):
-            return job
-        return self.session.finish(job)

@@ -120,6 +120,10 @@ class Job(Generic[Outcome]):
         except PartialSegError as error:
             self._end(JobState.FAILED, error)
             raise
+        except Exception as error:
+            # A defect is the caller's to see, but the next job must be able to begin.
+            self._end(JobState.FAILED, _defect(error))
+            raise
 
     def report(self, progress: Progress) -> None:
         """Take note of progress, and tell it."""

@@ -37,7 +37,12 @@ class Question(Job[Any]):
         """Send the request."""
         self._session = session
         self._request = session.client.request(
-            self.kind, self._parameters, done=self._answered, failed=self.fail, progress=self.report
+            self.kind,
+            self._parameters,
+            done=self._answered,
+            failed=self.fail,
+            progress=self.report,
+            listener=self.listen,
         )
 
     def cancel(self) -> None:
@@ -48,6 +53,9 @@ class Question(Job[Any]):
     def _answered(self, answer: Message) -> None:
         with self.step():
             self.succeed(self.read(answer))
+
+    def listen(self, event: Message) -> None:
+        """Take an event that is neither progress nor the end."""
 
     def read(self, answer: Message) -> Any:
         """Return what the caller gets for the worker's answer."""

@@ -118,21 +118,23 @@ class SegmentRun(Job[SegmentResult]):
                 output=str(output),
                 region=None if self._region is None else list(self._region),
                 uncertainty=str(uncertainty) if self._settings.uncertainty else None,
+                partial=self._onPartial is not None and self.writer.inParts,
             ),
             done=self._done,
             failed=self._failed,
             progress=self.report,
+            listener=self._part,
         )
 
     def cancel(self) -> None:
         """Ask the worker to stop before its next window."""
-        if self._session is not None and self._request is not None and not self.ended:
-            self._session.client.cancel(self._request)
+        if not self.ended:
+            self._stop()
 
     def look(self) -> None:
         """End at once when what the run is about is gone; its worker stops by itself."""
         if self._lost and not self.ended:
-            self.cancel()
+            self._stop()
             self.abandon(f"{self._lost} The run was stopped.")
 
     def release(self, *, succeeded: bool) -> None:
@@ -147,6 +149,27 @@ class SegmentRun(Job[SegmentResult]):
     def _lose(self, sentence: str) -> None:
         """Take note that a node is gone: the scene is being changed right now, and must not be touched."""
         self._lost = self._lost or sentence
+
+    def _stop(self) -> None:
+        """Tell the worker that nobody waits for its answer."""
+        if self._session is not None and self._request is not None:
+            self._session.client.cancel(self._request)
+
+    def _part(self, event: Message) -> None:
+        """Show the structures of a task that are final before the others are."""
+        if event.get("event") != "partial":
+            return
+        self._files.append(Path(event["output"]))
+        self.look()
+        if self.ended:
+            return
+        with self.step():
+            segmentation = read_segmentation(event["output"], geometry=self._geometry)
+            for row in self.writer.write(segmentation):
+                if self._onPartial is not None:
+                    self._onPartial(row)
+        if self.ended:
+            self._stop()
 
     def _failed(self, error: WorkerError) -> None:
         self.look()

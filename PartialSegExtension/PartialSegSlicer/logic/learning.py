@@ -1,0 +1,172 @@
+"""Fine-tuning: training cases to the worker, and a new model that is kept or discarded.
+
+The new model waits in the private folder until somebody decides; closing the session discards it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PartialSegLib import catalog
+from PartialSegLib.errors import SegmentationError
+from PartialSegSlicer.logic.casestore import CaseStore, TrainingCase
+from PartialSegSlicer.logic.errors import SettingError
+from PartialSegSlicer.logic.jobs import Listeners
+from PartialSegSlicer.logic.questions import Question
+from PartialSegSlicer.logic.session import Session
+from PartialSegWorker.finetunework import FineTuneParameters
+from PartialSegWorker.protocol import Message
+
+#: Ways to fine-tune that the module offers: the head alone, or the whole network.
+MODES = ("quick", "full")
+
+#: A training case, by its name, its folder or itself.
+CaseLike = str | Path | TrainingCase
+
+
+@dataclass(frozen=True)
+class FineTuneOutcome:
+    """A model that was made from corrected cases and waits for a decision.
+
+    Parameters
+    ----------
+    name : str
+        Of the model.
+    bundle : Path
+        Where it waits.
+    mode : str
+        One of :data:`MODES`.
+    before, after : dict of str to float
+        Mean Dice of the parent and of the new model by structure.
+    regressions : tuple of str
+        Other structures that became worse by more than a point.
+    better : bool or None
+        Whether it became better on cases that it did not learn from; ``None`` without such a case.
+    verdict : str
+        All of this as a sentence or two.
+    seconds : float
+        How long it took.
+    """
+
+    name: str
+    bundle: Path
+    mode: str
+    before: Mapping[str, float]
+    after: Mapping[str, float]
+    regressions: tuple[str, ...]
+    better: bool | None
+    verdict: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class FineTuneSettings:
+    """What is learned; see ``PartialSegLogic.fineTune``."""
+
+    mode: str = "quick"
+    model: str | None = None
+    name: str | None = None
+    structures: Sequence[str] | None = None
+    device: str = "auto"
+
+
+class FineTuneJob(Question):
+    """Makes a model; its result is a :class:`FineTuneOutcome`.
+
+    Parameters
+    ----------
+    store : CaseStore
+        Where names of cases are looked up.
+    cases, heldOut : iterable
+        Cases to learn from, and those that both models are judged by.
+    settings : FineTuneSettings
+    listeners : Listeners, optional
+    onLoss : callable, optional
+        Called with step and loss after each step.
+
+    Raises
+    ------
+    PartialSegError
+        When a case, the mode or the model does not exist, or a case is in both lists.
+    """
+
+    def __init__(
+        self,
+        store: CaseStore,
+        cases: Iterable[CaseLike],
+        heldOut: Iterable[CaseLike],
+        settings: FineTuneSettings,
+        listeners: Listeners | None = None,
+        onLoss: Callable[[int, float], object] | None = None,
+    ) -> None:
+        if settings.mode not in MODES:
+            raise SettingError(f"There is no mode '{settings.mode}'.", f"Choose from: {', '.join(MODES)}.")
+        learned, judged = _found(store, cases), _found(store, heldOut)
+        if not learned:
+            raise SegmentationError("There is no training case to learn from.", "Save corrected segments as one first.")
+        both = sorted({case.name for case in learned} & {case.name for case in judged})
+        if both:
+            raise SettingError(
+                f"Cases cannot be learned from and judged by at once: {', '.join(both)}.", "Take them from one list."
+            )
+        wanted = FineTuneParameters(
+            cases=[str(case.folder) for case in learned],
+            model=str(catalog.find(settings.model or None).folder),
+            held_out=[str(case.folder) for case in judged],
+            mode=settings.mode,
+            structures=list(settings.structures or dict.fromkeys(key for case in learned for key in case.structures)),
+            name=settings.name or None,
+            device=settings.device,
+        )
+        super().__init__("finetune", wanted, listeners)
+        self._onLoss = onLoss
+
+    def listen(self, event: Message) -> None:
+        """Pass the loss of a step on."""
+        if self._onLoss is not None and event.get("event") == "loss" and event["loss"] is not None:
+            self._onLoss(int(event["step"]), float(event["loss"]))
+
+    def read(self, answer: Message) -> FineTuneOutcome:
+        """Return what was made."""
+        return FineTuneOutcome(
+            name=str(answer["name"]),
+            bundle=Path(answer["bundle"]),
+            mode=str(answer["mode"]),
+            before=dict(answer["before"]),
+            after=dict(answer["after"]),
+            regressions=tuple(answer["regressions"]),
+            better=answer["better"],
+            verdict=str(answer["verdict"]),
+            seconds=float(answer["seconds"]),
+        )
+
+
+def requireUndecided(session: Session, outcome: FineTuneOutcome) -> None:
+    """Refuse a model that nobody can decide on any more.
+
+    Raises
+    ------
+    SegmentationError
+        When it was kept or discarded, or the session that made it was closed.
+    """
+    if not outcome.bundle.is_dir() or not session.running:
+        raise SegmentationError(
+            f"The model '{outcome.name}' does not wait for a decision any more.",
+            "It was kept or discarded, or the worker was ended since: fine-tune again.",
+        )
+
+
+def _found(store: CaseStore, cases: Iterable[CaseLike]) -> list[TrainingCase]:
+    found = [_case(store, case) for case in cases]
+    damaged = next((case for case in found if case.problem), None)
+    if damaged is not None:
+        raise SegmentationError(f"The training case '{damaged.name}' is damaged: {damaged.problem}", "Remove it.")
+    return found
+
+
+def _case(store: CaseStore, case: CaseLike) -> TrainingCase:
+    if isinstance(case, TrainingCase):
+        return case
+    return store.find(case) if isinstance(case, str) and not Path(case).is_dir() else CaseStore.read(Path(case))
