@@ -16,9 +16,10 @@ from PartialSegLib.progress import Progress
 from PartialSegSlicer.panels.context import Context
 from PartialSegSlicer.panels.lossplot import drawLoss
 from PartialSegSlicer.panels.trainingcases import COMPARE, LEARN, CasePanel
-from PartialSegSlicer.panels.widgets import cell, chosenOf, fill, showProgress, stretchFirst
+from PartialSegSlicer.panels.widgets import cell, chosenOf, fill, fitRows, plainTable, showLine, showProgress
 
 _PLOT_HEIGHT = 130
+_MOST_ROWS = 8
 _STRUCTURE, _BEFORE, _AFTER = range(3)
 
 
@@ -40,7 +41,7 @@ class FineTunePanel:
         self._losses: list[tuple[int, float]] = []
         self._total = 1
         fill(self._ui.fineTuneMode, [(_("Quick"), "quick"), (_("Full"), "full")], "quick")
-        stretchFirst(self._ui.diceTable)
+        plainTable(self._ui.diceTable)
         self._ui.fineTuneButton.connect("clicked()", self._onButton)
         self._ui.keepButton.connect("clicked()", self._keep)
         self._ui.discardButton.connect("clicked()", self._discard)
@@ -89,18 +90,18 @@ class FineTunePanel:
         self._context.changed()
 
     def _onProgress(self, progress: Progress) -> None:
+        self._total = max(1, progress.total)
         showProgress(self._ui.fineTuneProgress, self._ui.fineTuneStatus, progress)
 
-    def _onLoss(self, step: int, total: int, loss: float) -> None:
+    def _onLoss(self, step: int, loss: float) -> None:
         self._losses.append((step, loss))
-        self._total = total
+        self._total = max(self._total, step)
         self._plot()
 
     def _onFinished(self, result: Any) -> None:
         self._end()
         self._result = result
-        self._ui.verdictLabel.setText(result.verdict)
-        self._ui.verdictLabel.setVisible(True)
+        showLine(self._ui.verdictLabel, result.verdict)
         self._fillDice(result)
         self._context.say(result.verdict)
         self._context.changed()
@@ -122,6 +123,7 @@ class FineTunePanel:
         table.setVisible(bool(result.before or result.after))
         keys = list(result.after or result.before)
         table.setRowCount(len(keys))
+        fitRows(table, 1, _MOST_ROWS)
         for row, key in enumerate(keys):
             table.setItem(row, _STRUCTURE, cell(key, tip=key))
             for column, figures in ((_BEFORE, result.before), (_AFTER, result.after)):
@@ -133,18 +135,23 @@ class FineTunePanel:
                 table.item(row, _AFTER).setToolTip(_("Worse than before."))
 
     def _keep(self) -> None:
+        outcome = self._result
         with self._context.guarded():
-            name = self._context.logic.keepModel(self._result)
+            name = self._context.logic.keepModel(outcome)
             self._context.say(_("The new model {name} was kept.").format(name=name))
-            self._result = None
-            self._hideOutcome()
             self._kept(name)
-        self._context.changed()
+        self._forget(outcome)
 
     def _discard(self) -> None:
+        outcome = self._result
         with self._context.guarded():
-            self._context.logic.discardModel(self._result)
+            self._context.logic.discardModel(outcome)
             self._context.say(_("The new model was discarded."))
+        self._forget(outcome)
+
+    def _forget(self, outcome: Any) -> None:
+        """Ask no more about a new model that is gone; one that could not be kept goes on waiting."""
+        if not outcome.bundle.is_dir():
             self._result = None
             self._hideOutcome()
         self._context.changed()

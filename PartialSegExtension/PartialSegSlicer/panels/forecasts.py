@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import qt
+import qt  # type: ignore[import-not-found]
 from slicer.i18n import tr as _  # type: ignore[import-untyped]
 
 from PartialSegLib.errors import PartialSegError

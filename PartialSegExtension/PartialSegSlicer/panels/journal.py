@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 import slicer  # type: ignore[import-untyped]
-from slicer.i18n import tr as _
+from slicer.i18n import tr as _  # type: ignore[import-untyped]
 
 from PartialSegSlicer.panels.context import Context
 

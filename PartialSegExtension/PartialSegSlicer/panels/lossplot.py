@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import qt
+import qt  # type: ignore[import-not-found]
 from slicer.i18n import tr as _  # type: ignore[import-untyped]
 
 #: Room around the chart for its numbers: left, top, right, bottom, in pixels.
@@ -59,8 +59,8 @@ def _draw(painter: Any, points: list[tuple[int, float]], total: int, width: int,
     painter.setPen(qt.QPen(muted, 1))
     painter.drawLine(left, top, left, top + high)
     painter.drawLine(left, top + high, left + wide, top + high)
-    for value, y in ((highest, top + 8), (lowest, top + high)):
-        painter.drawText(2, y, f"{value:.2f}")
+    for value, line in ((highest, top + 8), (lowest, top + high)):
+        painter.drawText(2, line, f"{value:.2f}")
     painter.drawText(left, height - 5, "0")
     painter.drawText(left + wide // 2 - 24, height - 5, _("Loss by step"))
     painter.drawText(left + wide - 8 * len(str(total)), height - 5, str(total))

@@ -7,12 +7,13 @@ the license was shown and accepted, and nothing is deleted without a question.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import qt
+import qt  # type: ignore[import-not-found]
 import slicer  # type: ignore[import-untyped]
-from slicer.i18n import tr as _
+from slicer.i18n import tr as _  # type: ignore[import-untyped]
 
 from PartialSegLib.errors import PartialSegError
 from PartialSegLib.progress import Progress
@@ -107,7 +108,7 @@ class ModelPanel:
         for entry in missing:
             size = readable(entry["size"]) if entry.get("size") else _("size unknown")
             text = _("Download {title} ({size})...").format(title=entry["title"], size=size)
-            self._add(text, lambda entry=entry: self._download(entry))
+            self._add(text, partial(self._download, entry))
         self._menu.addSeparator()
         model = self.chosen()
         if model is not None and model["origin"] != "bundled":

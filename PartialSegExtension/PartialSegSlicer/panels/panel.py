@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import qt
+import qt  # type: ignore[import-not-found]
 import slicer  # type: ignore[import-untyped]
 
 from PartialSegLib.errors import PartialSegError

@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import slicer  # type: ignore[import-untyped]
-from slicer.i18n import tr as _
+from slicer.i18n import tr as _  # type: ignore[import-untyped]
 
 from PartialSegSlicer.logic.errors import EditsError
 from PartialSegSlicer.panels.context import Context
 from PartialSegSlicer.panels.views import centerViews
-from PartialSegSlicer.panels.widgets import cell, stretchFirst, swatch
+from PartialSegSlicer.panels.widgets import cell, fitRows, plainTable, showLine, swatch
 from PartialSegSlicer.segments import isCompleted, markCompleted, segmentIDs, segmentOf
 
 _NAME, _VOLUME, _UNCERTAINTY, _STATUS = range(4)
+_FEWEST_ROWS, _MOST_ROWS = 2, 9
 
 
 class ResultPanel:
@@ -26,12 +27,14 @@ class ResultPanel:
         self._rows: list[Any] = []
         self._order: list[Any] = []
         self._next = 0
-        stretchFirst(self._table)
+        plainTable(self._table)
         self._table.connect("cellDoubleClicked(int,int)", lambda row, _column: self._center(self._rows[row]))
         self._table.connect("itemSelectionChanged()", self.look)
+        fitRows(self._table, _FEWEST_ROWS, _MOST_ROWS)
         self._ui.reviewNextButton.connect("clicked()", self._reviewNext)
         self._ui.correctedButton.connect("clicked()", self._toggleCorrected)
         self._ui.undoButton.connect("clicked()", self._undo)
+        self._ui.editorButton.connect("clicked()", self._openEditor)
 
     @property
     def selected(self) -> Any:
@@ -52,7 +55,7 @@ class ResultPanel:
     def clear(self) -> None:
         """Forget the last run."""
         self._node, self._rows, self._order, self._next = None, [], [], 0
-        self._ui.resultNotes.setVisible(False)
+        showLine(self._ui.resultNotes, "")
         self._fill()
 
     def add(self, row: Any) -> None:
@@ -64,8 +67,7 @@ class ResultPanel:
         """Show what a run found."""
         self._node, self._rows = result.segmentationNode, list(result.structures)
         self._order, self._next = list(result.byUncertainty()), 0
-        self._ui.resultNotes.setText("\n".join(result.notes))
-        self._ui.resultNotes.setVisible(bool(result.notes))
+        showLine(self._ui.resultNotes, "\n".join(result.notes))
         self._ui.resultSection.collapsed = False
         self._ui.learnSection.collapsed = False
         self._fill()
@@ -82,6 +84,7 @@ class ResultPanel:
         self._ui.reviewNextButton.setEnabled(node is not None and bool(self._order))
         self._ui.correctedButton.setEnabled(bool(there))
         self._ui.correctedButton.setText(_("Mark as not corrected") if done else _("Mark as corrected"))
+        self._ui.editorButton.setEnabled(node is not None)
         self._ui.undoButton.setEnabled(bool(self._context.logic.canUndo) and not self._context.busy)
 
     def refreshStatus(self) -> None:
@@ -105,6 +108,7 @@ class ResultPanel:
             table.setItem(index, _UNCERTAINTY, cell(doubt, right=True, tip=_("Mean entropy in bits: 0 is sure.")))
             table.setItem(index, _STATUS, cell(self._status(row)))
         table.setColumnHidden(_UNCERTAINTY, not measured)
+        fitRows(table, _FEWEST_ROWS, _MOST_ROWS)
         if selected in self._rows:
             table.selectRow(self._rows.index(selected))
         self.look()
@@ -167,7 +171,7 @@ class ResultPanel:
             self._context.say(_("The last run was taken back."))
         self._context.changed()
 
-    def openEditor(self) -> None:
+    def _openEditor(self) -> None:
         """Open the Segment Editor on the selected structure."""
         row, node = self.selected, self.node
         slicer.util.selectModule("SegmentEditor")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import slicer  # type: ignore[import-untyped]
 from slicer.i18n import tr as _  # type: ignore[import-untyped]
 
 from PartialSegLib.errors import PartialSegError
@@ -188,8 +189,6 @@ class RunPanel:
         self._forecast.again()
 
     def _copyPython(self) -> None:
-        import slicer
-
         slicer.app.clipboard().setText(self._context.logic.copyAsPython(self._context.settings()))
         self._context.say(_("The settings were copied as Python code."))
 

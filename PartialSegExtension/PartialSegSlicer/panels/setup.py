@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import qt
+import qt  # type: ignore[import-not-found]
 import slicer  # type: ignore[import-untyped]
-from slicer.i18n import tr as _
+from slicer.i18n import tr as _  # type: ignore[import-untyped]
 
 from PartialSegLib.errors import PartialSegError
 from PartialSegSlicer.panels.context import Context

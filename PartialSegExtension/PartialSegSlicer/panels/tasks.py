@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import qt
+import qt  # type: ignore[import-not-found]
 from slicer.i18n import tr as _  # type: ignore[import-untyped]
 
 from PartialSegSlicer.panels.context import Context

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-import qt
+import qt  # type: ignore[import-not-found]
 import slicer  # type: ignore[import-untyped]
-from slicer.i18n import tr as _
+from slicer.i18n import tr as _  # type: ignore[import-untyped]
 
 from PartialSegSlicer.panels.context import Context
 from PartialSegSlicer.panels.results import ResultPanel
-from PartialSegSlicer.panels.widgets import cell, chosenOf, fill, stretchFirst
+from PartialSegSlicer.panels.widgets import cell, chosenOf, fill, fitRows, plainTable
 from PartialSegSlicer.segments import completedSegments
 
 _CASE, _STRUCTURES, _USE = range(3)
+_MOST_ROWS = 6
 #: What a case may be used for.
 LEARN, COMPARE, LEAVE = "learn", "compare", "leave"
 
@@ -25,9 +26,8 @@ class CasePanel:
         self._context, self._ui, self._results = context, context.ui, results
         self._table = self._ui.caseTable
         self._uses: dict[str, str] = {}
-        stretchFirst(self._table)
+        plainTable(self._table)
         self._table.connect("itemSelectionChanged()", self.look)
-        self._ui.editorButton.connect("clicked()", results.openEditor)
         self._ui.saveCaseButton.connect("clicked()", self._save)
         self._ui.removeCaseButton.connect("clicked()", self._remove)
 
@@ -44,6 +44,9 @@ class CasePanel:
         self._table.setRowCount(len(cases))
         for row, case in enumerate(cases):
             self._show(row, case)
+        self._table.setVisible(bool(cases))
+        self._ui.removeCaseButton.setVisible(bool(cases))
+        fitRows(self._table, 1, _MOST_ROWS)
         self._summarize()
         self.look()
 
@@ -56,7 +59,6 @@ class CasePanel:
         node, settings = self._segmentation(), self._context.settings()
         volume = settings is not None and settings.inputVolume is not None
         corrected = len(completedSegments(node)) if node is not None else 0
-        self._ui.editorButton.setEnabled(node is not None)
         self._ui.saveCaseButton.setEnabled(bool(volume and corrected))
         self._ui.removeCaseButton.setEnabled(self._table.currentRow() >= 0 and not self._context.busy)
 

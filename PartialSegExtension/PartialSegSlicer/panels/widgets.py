@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import qt
+import qt  # type: ignore[import-not-found]
 
 from PartialSegLib.progress import Progress
 from PartialSegSlicer.panels.texts import progressText
@@ -15,6 +15,8 @@ from PartialSegSlicer.panels.texts import progressText
 _SWATCH = 12
 #: Room beside the text of a label, in pixels.
 _MARGIN = 6
+#: Room above and below the text of a row, in pixels.
+_ROW_MARGIN = 8
 
 
 @contextmanager
@@ -66,6 +68,22 @@ def stretchFirst(table: Any) -> None:
     header.setSectionResizeMode(qt.QHeaderView.ResizeToContents)
     header.setSectionResizeMode(0, qt.QHeaderView.Stretch)
     header.setMinimumSectionSize(24)
+
+
+def fitRows(table: Any, fewest: int, most: int) -> None:
+    """Make a table as high as its rows, within limits: an empty one takes little room."""
+    rows = table.rowCount
+    one = table.rowHeight(0) if rows else table.verticalHeader().defaultSectionSize
+    shown = min(max(rows, fewest), most)
+    table.setFixedHeight(table.horizontalHeader().height + shown * one + 2 * table.frameWidth)
+
+
+def plainTable(table: Any) -> None:
+    """Give a table rows of one line each, and its first column the room that the others leave."""
+    stretchFirst(table)
+    rows = table.verticalHeader()
+    rows.setSectionResizeMode(qt.QHeaderView.Fixed)
+    rows.setDefaultSectionSize(table.fontMetrics().height() + _ROW_MARGIN)
 
 
 def alignLabels(labels: Iterable[Any]) -> None:

@@ -1,0 +1,176 @@
+"""Makes the pictures of the panel for the documentation: ``python Testing/extension/pictures.py [FOLDER]``.
+
+The module's own panel runs in the host of the tests (:mod:`host`), with a real scene, the real worker and
+the bundled model, on a phantom: a synthetic CT, no patient, which every picture says. Qt's Fusion style
+stands in for Slicer's. Takes a few minutes on two cores.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+#: Pixels per point of the pictures: sharp on a good screen, small on the disk.
+os.environ.setdefault("QT_SCALE_FACTOR", "1.5")
+
+import host  # noqa: E402
+
+#: Width of the module panel in Slicer's default layout, in points.
+WIDTH = 350
+PATIENCE = 900.0
+CAPTION = "Phantom: a synthetic CT, no patient"
+
+
+class Studio:
+    """The panel, and what brings it into a state."""
+
+    def __init__(self) -> None:
+        self.host = host.start()
+        self.host.reset()
+        self.widget: Any = None
+
+    def open(self) -> None:
+        """Open the module, and wait until its installation is known."""
+        self.widget = self.host.widget()
+        self.until(lambda: not self.widget.logic.session.active)
+
+    @property
+    def ui(self) -> Any:
+        """The widgets of the panel."""
+        return self.widget.ui
+
+    def until(self, condition: Callable[[], object]) -> None:
+        """Let Qt and the worker go on until something is so."""
+        end = time.monotonic() + PATIENCE
+        while not condition():
+            if time.monotonic() > end:
+                raise TimeoutError("The panel did not come into the state that was waited for.")
+            self.host.process(1)
+            time.sleep(0.01)
+
+    def sections(self, *opened: str) -> None:
+        """Open these sections, and close all others."""
+        for name in ("input", "task", "run", "result", "learn", "advanced", "log", "setup"):
+            getattr(self.ui, f"{name}Section").collapsed = name not in opened
+
+    def picture(self) -> Any:
+        """Return the panel as it looks now."""
+        panel = self.widget.parent
+        panel.setFixedWidth(WIDTH)
+        # Twice: lines that wrap say how high they are when they know how wide.
+        for _ in range(2):
+            self.host.process()
+            height = max(panel.layout().totalHeightForWidth(WIDTH), panel.layout().minimumHeightForWidth(WIDTH))
+            panel.setFixedHeight(height)
+        self.host.process()
+        return panel.grab().toImage()
+
+
+def phantom(studio: Studio) -> Any:
+    """Add a phantom to the scene."""
+    from PartialSegSlicer.logic.sampledata import addPhantom
+
+    node = addPhantom(studio.widget.logic)
+    studio.widget.initializeParameterNode()
+    return node
+
+
+def choose(studio: Studio, *keys: str) -> None:
+    """Choose structures, and wait for the forecast."""
+    settings = studio.widget._parameterNode
+    settings.tasks = list(keys)
+    settings.quality = "fast"
+    settings.uncertainty = True
+    studio.until(lambda: studio.ui.forecastLabel.text.startswith("About"))
+
+
+def side_by_side(images: Sequence[Any], path: Path) -> None:
+    """Write pictures beside each other, with the caption below."""
+    from PySide6 import QtCore, QtGui
+
+    ratio = images[0].devicePixelRatio()
+    gap, foot = round(14 * ratio), round(26 * ratio)
+    wide = sum(image.width() for image in images) + gap * (len(images) + 1)
+    high = max(image.height() for image in images) + gap + foot
+    sheet = QtGui.QImage(wide, high, QtGui.QImage.Format.Format_RGB32)
+    sheet.fill(QtGui.QColor("#dcdcdc"))
+    painter = QtGui.QPainter()
+    painter.begin(sheet)
+    x = gap
+    for image in images:
+        image.setDevicePixelRatio(1)
+        painter.drawImage(x, gap, image)
+        x += image.width() + gap
+    font = painter.font()
+    font.setPixelSize(round(12 * ratio))
+    painter.setFont(font)
+    painter.setPen(QtGui.QColor("#444444"))
+    line = QtCore.QRect(gap, high - foot, wide - 2 * gap, foot)
+    painter.drawText(line, QtCore.Qt.AlignmentFlag.AlignVCenter, CAPTION)
+    painter.end()
+    # 256 colors are enough for a panel, and a third of the size; without dithering, which compresses badly.
+    plain = QtCore.Qt.ImageConversionFlag.ThresholdDither | QtCore.Qt.ImageConversionFlag.AvoidDither
+    sheet.convertToFormat(QtGui.QImage.Format.Format_Indexed8, plain).save(str(path), "PNG")
+    print(f"{path}: {path.stat().st_size // 1000} kB")
+
+
+@contextmanager
+def bare_python(folder: Path) -> Iterator[Path]:
+    """Put a Python without packages in the place of Slicer's own, as on the first day."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder / "bare")], check=True)
+    program = folder / "PythonSlicer"
+    program.write_text(f'#!/bin/sh\nexec "{folder / "bare" / "bin" / "python"}" "$@"\n', encoding="utf-8")
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    before = os.environ["PATH"]
+    os.environ["PATH"] = f"{folder}{os.pathsep}{before}"
+    try:
+        yield program
+    finally:
+        os.environ["PATH"] = before
+
+
+def work(studio: Studio) -> list[Any]:
+    """Return the pictures of a day: chosen, running, finished."""
+    studio.open()
+    phantom(studio)
+    choose(studio, "liver", "liver_tumor", "kidneys", "hepatic_vessels", "pancreas", "spleen")
+    studio.sections("input", "task", "run")
+    images = [studio.picture()]
+    studio.ui.applyButton.click()
+    bar = studio.ui.progressBar
+    studio.until(lambda: bar.maximum > 4 and bar.value >= bar.maximum // 3)
+    images.append(studio.picture())
+    studio.until(lambda: not studio.widget.logic.busy)
+    studio.ui.resultTable.selectRow(2)
+    studio.ui.correctedButton.click()
+    studio.ui.reviewNextButton.click()
+    studio.sections("run", "result", "learn")
+    images.append(studio.picture())
+    return images
+
+
+def trouble(studio: Studio) -> list[Any]:
+    """Return the pictures of an error, and of a first day."""
+    from PartialSegWorker.errors import WORKER_CRASHED, WorkerError
+
+    studio.widget.panel.problems.show(WorkerError(WORKER_CRASHED, "x", "y"))
+    return [studio.picture()]
+
+
+if __name__ == "__main__":
+    target = Path(sys.argv[1] if len(sys.argv) > 1 else HERE.parents[1] / "docs")
+    stage = Studio()
+    with tempfile.TemporaryDirectory() as cases:
+        os.environ["PARTIALSEG_CASES"] = cases
+        side_by_side(work(stage), target / "panel.png")
+    stage.host.reset()
