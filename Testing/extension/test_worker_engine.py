@@ -85,7 +85,7 @@ def test_unload_frees_model_and_image(loads: dict[str, int], random_model: Path,
         engine.forecast(ForecastParameters(str(scan), str(random_model), device="cpu"), Monitor())
         assert engine.unload() == {}
     assert loads == {"model": 2, "image": 2}
-    assert not [item for item in vars(engine).values() if item is not None]
+    assert not [name for name, item in vars(engine).items() if item is not None]
 
 
 def test_every_device_is_listed_with_its_free_memory() -> None:

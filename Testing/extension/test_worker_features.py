@@ -1,0 +1,141 @@
+"""The second question about an image: what the worker keeps for it, what it tells on the way, and when it forgets."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from worker_cases import PATIENCE, blobs, segment
+
+from bundles import random_bundle
+from PartialSegLib.images import read_image, write_image
+from PartialSegLib.inference import extractors, featurecache
+from PartialSegLib.progress import Monitor
+from PartialSegLib.segmentationfiles import read_segmentation
+from PartialSegWorker import SegmentParameters, WorkerClient
+from PartialSegWorker.engine import Engine
+from PartialSegWorker.parameters import UncertaintyParameters
+
+WINDOW = (16, 32, 32)
+
+
+@pytest.fixture(autouse=True)
+def _plain_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiling a network takes longer than running these tests."""
+    monkeypatch.setattr(extractors, "openvino_installed", lambda: False)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return random_bundle(tmp_path_factory.mktemp("models") / "small", window=WINDOW).folder
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("scans") / "small.nrrd"
+    write_image(blobs((20, 40, 44)), path)
+    return path
+
+
+def wanted(image: Path, model: Path, folder: Path, **more: Any) -> SegmentParameters:
+    names = {"tasks": ["liver"], "device": "cpu", "output": str(folder / "result.seg.nrrd")} | more
+    return SegmentParameters(str(image), str(model), **names)
+
+
+def reused(told: dict[str, Any]) -> int:
+    """Return how many windows came from the cache; 0 or all of them."""
+    found, windows = told["report"]["windows_from_cache"], told["report"]["windows"]
+    assert windows > 1
+    assert found in (0, windows)
+    return int(found)
+
+
+# ---- the second task
+
+
+def test_a_second_task_is_answered_from_the_features_of_the_first(image: Path, model: Path, tmp_path: Path) -> None:
+    engine = Engine(tmp_path)
+    assert not reused(engine.segment(wanted(image, model, tmp_path), Monitor()))
+    told = engine.segment(wanted(image, model, tmp_path, tasks=["kidney", "spleen"]), Monitor())
+    assert reused(told)
+    again = Engine(tmp_path).segment(
+        wanted(image, model, tmp_path, tasks=["kidney", "spleen"], output=str(tmp_path / "alone.seg.nrrd")), Monitor()
+    )
+    assert not reused(again)
+    found, expected = read_segmentation(told["output"]), read_segmentation(again["output"])
+    for key in expected.keys:
+        np.testing.assert_array_equal(found.array(key), expected.array(key))
+
+
+def test_uncertainty_of_a_segmented_image_needs_no_window(image: Path, model: Path, tmp_path: Path) -> None:
+    engine, output = Engine(tmp_path), str(tmp_path / "uncertainty.nrrd")
+    engine.segment(wanted(image, model, tmp_path), Monitor())
+    told = engine.uncertainty(
+        UncertaintyParameters(str(image), str(model), ["liver"], device="cpu", output=output), Monitor()
+    )
+    assert reused(told)
+    assert [item["key"] for item in told["structures"]] == ["liver", "liver_tumor"]
+    assert all(0 <= item["uncertainty"] <= 1 for item in told["structures"])
+    values = read_image(output).voxels
+    assert values.shape == read_image(image).voxels.shape
+    assert 0 <= values.min() < values.max() <= 1
+
+
+@pytest.mark.parametrize("other", ["image", "model", "unload"])
+def test_features_are_forgotten_with_image_and_model(image: Path, model: Path, tmp_path: Path, other: str) -> None:
+    engine = Engine(tmp_path)
+    engine.segment(wanted(image, model, tmp_path), Monitor())
+    if other == "image":
+        copy = tmp_path / "copy.nrrd"
+        copy.write_bytes(image.read_bytes())
+        engine.segment(wanted(copy, model, tmp_path), Monitor())
+    elif other == "model":
+        engine.segment(wanted(image, random_bundle(tmp_path / "other", window=WINDOW).folder, tmp_path), Monitor())
+    else:
+        engine.unload()
+    assert not reused(engine.segment(wanted(image, model, tmp_path), Monitor()))
+
+
+def test_features_on_disk_lie_in_the_private_folder_and_go_with_unload(
+    image: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    private = tmp_path / "private"
+    private.mkdir()
+    # A quarter of this holds the features of two windows.
+    monkeypatch.setattr(featurecache, "free_memory", lambda device: 4 * 2 * 4 * 8 * 16 * 32 * 32)
+    engine = Engine(private)
+    engine.segment(wanted(image, model, tmp_path), Monitor())
+    assert len(os.listdir(private)) == 1
+    assert reused(engine.segment(wanted(image, model, tmp_path, tasks=["spleen"]), Monitor()))
+    engine.unload()
+    assert os.listdir(private) == []
+
+
+# ---- parts of a result
+
+
+def test_each_of_several_tasks_is_told_when_it_is_finished(client: WorkerClient, image: Path, model: Path) -> None:
+    events: list[dict[str, Any]] = []
+    parameters = segment(client, image, model, tasks=["spleen", "liver"], partial=True)
+    told = client.wait(client.request("segment", parameters, listener=events.append), PATIENCE)
+    assert [(event["event"], event["task"]) for event in events] == [("partial", "liver"), ("partial", "spleen")]
+    whole = read_segmentation(told["output"])
+    parts = [read_segmentation(event["output"]) for event in events]
+    assert [key for part in parts for key in part.keys] == ["liver", "liver_tumor", "spleen"]
+    lattice = read_image(image).geometry
+    for part in parts:
+        for key in part.keys:
+            np.testing.assert_array_equal(part.on(lattice).array(key), whole.on(lattice).array(key))
+    assert [item for event in events for item in event["structures"]] == sorted(
+        told["structures"], key=lambda item: [key for part in parts for key in part.keys].index(item["key"])
+    )
+
+
+def test_a_single_task_comes_as_a_whole(client: WorkerClient, image: Path, model: Path) -> None:
+    events: list[dict[str, Any]] = []
+    parameters = segment(client, image, model, partial=True)
+    client.wait(client.request("segment", parameters, listener=events.append), PATIENCE)
+    assert events == []
