@@ -194,9 +194,24 @@ def logit_source(network: PartialLabelNetwork, features: Features, selections: S
     heads = [network.pointwise_head(features, selection.task) for selection in selections]
     if all(head is not None for head in heads):
         feature_map = features.map[0].float().contiguous().flatten(1)
-        return PointwiseLogits(feature_map, [head for head in heads if head is not None], selections)
+        return _pointwise(feature_map, [head for head in heads if head is not None], selections)
     answers: list[LogitSource] = []
     for selection in selections:
         logits = network.logits(features, task_tensor(selection.task, features.map.device))[0].flatten(1)
         answers.append(DenseRows(logits[list(selection.channels)], selection.rows))
     return JoinedLogits(answers)
+
+
+def _pointwise(
+    feature_map: Tensor, heads: Sequence[Sequence[PointwiseLayer]], selections: Sequence[Selection]
+) -> LogitSource:
+    """Return the logits of pointwise heads on a (F, V) map; heads that read the same channels go together."""
+    reading: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for index, head in enumerate(heads):
+        first = head[0].first
+        reading[first, first + head[0].weight.shape[1]].append(index)
+    sources = [
+        PointwiseLogits(feature_map[first:last], [heads[i] for i in members], [selections[i] for i in members])
+        for (first, last), members in reading.items()
+    ]
+    return sources[0] if len(sources) == 1 else JoinedLogits(sources)

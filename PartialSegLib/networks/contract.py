@@ -43,10 +43,14 @@ class PointwiseLayer:
         (out, in).
     bias : Tensor
         (out,).
+    first : int
+        First channel of the features that it reads, where it is the first layer of a head that does not
+        read all of them.
     """
 
     weight: Tensor
     bias: Tensor
+    first: int = 0
 
 
 class PartialLabelNetwork(nn.Module, ABC):

@@ -6,6 +6,7 @@ pretraining network of KiTS21 transfer), each with an encoder-decoder of its own
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -122,13 +123,22 @@ class DynamicHeadNetwork(PartialLabelNetwork):
         A 1x1x1 convolution with kernels of its own for each sample is a batched matrix product, and
         as such several times faster than the grouped convolution, forward and backward.
         """
-        hidden = features.map.flatten(2)
+        own = self.head_map(features, task)
+        hidden = own.flatten(2)
         layers = self.head_layers(self.head_parameters(features.pooled, task))
         for index, (weight, bias) in enumerate(layers):
             hidden = torch.baddbmm(bias[:, :, None].to(hidden.dtype), weight.to(hidden.dtype), hidden)
             if index < len(layers) - 1:
                 hidden = functional.relu(hidden, inplace=True)
-        return hidden.unflatten(2, features.map.shape[2:])
+        return hidden.unflatten(2, own.shape[2:])
+
+    def head_map(self, features: Features, task: Tensor) -> Tensor:
+        """Return the (N, width, D, H, W) map that each sample's head reads: all of the features, as published."""
+        return features.map
+
+    def first_channel(self, task: int) -> int:
+        """Return the first channel of the features that the head of a task reads."""
+        return 0
 
     def pointwise_head(self, features: Features, task: int) -> list[PointwiseLayer]:
         """Return the generated head of one window; only the channels that the task has."""
@@ -137,4 +147,5 @@ class DynamicHeadNetwork(PartialLabelNetwork):
         channels = len(self.label_space.tasks[task].channels)
         head = [PointwiseLayer(weight[0], bias[0]) for weight, bias in layers]
         head[-1] = PointwiseLayer(head[-1].weight[:channels], head[-1].bias[:channels])
+        head[0] = replace(head[0], first=self.first_channel(task))
         return head

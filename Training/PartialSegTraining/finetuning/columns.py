@@ -1,0 +1,191 @@
+"""What the head of a trained network sees at sampled voxels of whole cases: computed once, learned from often.
+
+A case is encoded in windows at full resolution as in inference. Of each window a few thousand voxels are
+kept, in half precision: those of the structures, those close to them, and some of the rest, each with the
+number of voxels that it stands for. So sums over a window are estimated without bias, small structures are
+not lost, and the memory is that of a few megabytes a window. Called by the quick fine-tuning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from PartialSegLib.card import Card
+from PartialSegLib.inference.windows import WindowGrid
+from PartialSegLib.preprocessing import padding_value, prepare
+from PartialSegLib.progress import Monitor
+from PartialSegTraining.cases import Case
+
+#: Maps (1, C, D / s, H / s, W / s) of one window, and its pooled vector (1, P).
+Encoded = tuple[Sequence[Tensor], Tensor]
+
+#: Shared part of neighboring windows.
+_OVERLAP = 0.25
+#: Most voxels kept of a window: in each structure, close to any, and elsewhere.
+_INSIDE, _NEAR, _ELSEWHERE = 3000, 2000, 5000
+#: How close, in voxels.
+_DISTANCE = 3
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Sampled voxels of one window.
+
+    Parameters
+    ----------
+    values : Tensor
+        float16 (S, C), the maps at these voxels.
+    pooled : Tensor
+        float32 (P,) of the window.
+    inside : Tensor
+        bool (S, K), for each structure of the case.
+    weight : Tensor
+        float32 (S,) how many voxels of the window each stands for.
+    """
+
+    values: Tensor
+    pooled: Tensor
+    inside: Tensor
+    weight: Tensor
+
+
+@dataclass(frozen=True)
+class SampledCase:
+    """A case as the head sees it.
+
+    Parameters
+    ----------
+    name : str
+        Of the case.
+    structures : tuple of str
+        Keys of the annotated structures, in the order of :attr:`Columns.inside`.
+    windows : tuple of Columns
+        Its windows.
+    """
+
+    name: str
+    structures: tuple[str, ...]
+    windows: tuple[Columns, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of its columns in bytes."""
+        return sum(window.values.nbytes + window.inside.nbytes + window.weight.nbytes for window in self.windows)
+
+
+def sample_case(
+    case: Case,
+    structures: Sequence[str],
+    card: Card,
+    encode: Callable[[Tensor], Encoded],
+    *,
+    seed: int = 0,
+    monitor: Monitor | None = None,
+) -> SampledCase:
+    """Encode a case and keep what the head needs of it.
+
+    Parameters
+    ----------
+    case : Case
+        Annotates at least one of `structures`.
+    structures : sequence of str
+        Whose masks are wanted.
+    card : Card
+        Says how an image is prepared, and the size of a window.
+    encode : callable
+        Maps a float32 (1, 1, D, H, W) window.
+    seed : int
+        Decides which voxels are kept.
+    monitor : Monitor, optional
+        Told about every window, as stage ``encode``.
+
+    Raises
+    ------
+    CollectionError
+        When a file of the case cannot be read or used.
+    CancelledError
+        When the monitor was cancelled.
+    """
+    image, masks = case.load()
+    keys = tuple(key for key in structures if key in masks)
+    prepared = prepare(image, card.preprocessing)
+    truth = torch.from_numpy(np.stack([prepared.grid.resample_mask(masks[key]) for key in keys]))
+    grid = WindowGrid.over(
+        prepared.grid.shape, card.window, _OVERLAP, centered=card.preprocessing.padding_place == "both"
+    )
+    volume = _padded(prepared.volume, grid, padding_value(card.preprocessing))
+    truth = _padded(truth, grid, False)
+    generator = torch.Generator().manual_seed(seed)
+    windows = []
+    monitor = monitor or Monitor()
+    monitor.step("encode", 0, len(grid))
+    for done, start in enumerate(product(*grid.starts), 1):
+        box = tuple(slice(first, first + size) for first, size in zip(start, card.window, strict=True))
+        inside = truth[(slice(None), *box)]
+        maps, pooled = encode(volume[box][None, None])
+        windows.append(_keep(maps, pooled, inside, generator))
+        monitor.step("encode", done, len(grid))
+    return SampledCase(case.name, keys, tuple(windows))
+
+
+def _padded(volume: Tensor, grid: WindowGrid, value: float) -> Tensor:
+    """Pad the last three axes of a volume or of masks to what the windows cover."""
+    padding: list[int] = []
+    for wanted, length, before in zip(grid.shape, volume.shape[-3:], grid.offset, strict=True):
+        padding[:0] = (before, wanted - length - before)
+    return functional.pad(volume, padding, value=value)
+
+
+def _keep(maps: Sequence[Tensor], pooled: Tensor, inside: Tensor, generator: torch.Generator) -> Columns:
+    """Sample the voxels of a window: (K, D, H, W) masks decide which."""
+    chosen, weight = _choose(inside, generator)
+    values = columns_at(maps, chosen, (inside.shape[1], inside.shape[2], inside.shape[3]))
+    # What an extractor gives belongs to inference mode; a copy may be learned from.
+    vector = pooled[0].detach().clone().float().cpu()
+    return Columns(values.half().cpu(), vector, inside.flatten(1)[:, chosen].T.contiguous(), weight)
+
+
+def _choose(inside: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Return (S,) flat voxels, stratum by stratum, and how many voxels each stands for."""
+    strata = torch.zeros(inside.shape[1:], dtype=torch.int64)
+    occupied = inside.any(0)
+    if occupied.any():
+        reach = 2 * _DISTANCE + 1
+        near = functional.max_pool3d(occupied[None, None].float(), reach, 1, _DISTANCE)[0, 0] > 0
+        strata[near] = 1
+    # The smallest structure decides, so that a tumor is not lost in its organ.
+    order = sorted(range(len(inside)), key=lambda index: -int(inside[index].sum()))
+    for index in order:
+        strata[inside[index]] = 2 + index
+    strata = strata.flatten()
+    voxels, weights = [], []
+    for stratum in strata.unique().tolist():
+        members = torch.nonzero(strata == stratum)[:, 0]
+        limit = (_ELSEWHERE, _NEAR)[stratum] if stratum < 2 else _INSIDE
+        kept = members[torch.randperm(len(members), generator=generator)[:limit]]
+        voxels.append(kept)
+        weights.append(torch.full((len(kept),), len(members) / len(kept)))
+    return torch.cat(voxels), torch.cat(weights)
+
+
+def columns_at(maps: Sequence[Tensor], voxels: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """Return (S, sum of channels) of maps (1, C, d, h, w) at flat voxels of a window, interpolated where coarser."""
+    depth, height, width = shape
+    z, y, x = voxels // (height * width), voxels // width % height, voxels % width
+    columns = []
+    for hidden in maps:
+        if tuple(hidden.shape[2:]) == shape:
+            columns.append(hidden[0].flatten(1)[:, voxels.to(hidden.device)].T)
+            continue
+        place = torch.stack(((2 * x + 1) / width - 1, (2 * y + 1) / height - 1, (2 * z + 1) / depth - 1), -1)
+        grid = place[None, None, None].to(hidden)
+        sampled = functional.grid_sample(hidden, grid, padding_mode="border", align_corners=False)
+        columns.append(sampled[0, :, 0, 0].T)
+    return torch.cat(columns, 1)
