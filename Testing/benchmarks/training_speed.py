@@ -40,7 +40,7 @@ def measure(trainer: Trainer, steps: int) -> dict[str, float]:
     whole = (time.perf_counter() - started) / steps
     started = time.perf_counter()
     for step in range(steps):
-        trainer.batch(step)
+        list(trainer.batches(step))
     _wait(cuda)
     windows = (time.perf_counter() - started) / steps
     peak = torch.cuda.max_memory_allocated() / 1e9 if cuda else 0.0

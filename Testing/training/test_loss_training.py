@@ -63,7 +63,7 @@ def test_every_loss_has_a_network() -> None:
 
 def cost(trainer: Trainer, recipe: Recipe) -> float:
     """What the first windows of the training cost with the weights as they are."""
-    windows, loss = trainer.batch(0), make_loss(recipe.loss.name, recipe.loss.parameters, recipe.tasks)
+    (windows,), loss = trainer.batches(0), make_loss(recipe.loss.name, recipe.loss.parameters, recipe.tasks)
     with torch.no_grad():
         return loss(
             trainer.state.network.training_outputs(windows.image, windows.task), windows.target, windows.task
