@@ -66,6 +66,9 @@ class DoDNet(EncoderDecoder, DynamicHeadNetwork):
         as published: organ and tumor).
     """
 
+    #: By how much the maps that :meth:`taps` returns are coarser than the image.
+    TAP_SCALES = (16, 8, 4, 2, 1, 1)
+
     def __init__(self, parameters: DoDNetParameters, label_space: LabelSpace) -> None:
         super().__init__(parameters, label_space)
         self.parameters_: DoDNetParameters = parameters
@@ -86,7 +89,7 @@ class DoDNet(EncoderDecoder, DynamicHeadNetwork):
         if parameters.own_maps > self.tasks:
             raise ValueError(f"{parameters.own_maps} tasks have a map of their own, but there are {self.tasks}")
         self.own_maps = nn.ModuleList(
-            OwnMap(self.tap_channels, parameters.head_width) for _ in range(parameters.own_maps)
+            OwnMap(self.tap_channels, self.TAP_SCALES, parameters.head_width) for _ in range(parameters.own_maps)
         )
 
     @property

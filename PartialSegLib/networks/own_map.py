@@ -21,24 +21,23 @@ class OwnMap(nn.Module):
 
     Parameters
     ----------
-    channels : sequence of int
-        Of the maps, coarsest first.
+    channels, scales : sequence of int
+        Of the maps, coarsest first: their channels, and by how much they are coarser than the last.
     width : int
         Channels of the result.
     """
 
-    def __init__(self, channels: Sequence[int], width: int) -> None:
+    def __init__(self, channels: Sequence[int], scales: Sequence[int], width: int) -> None:
         super().__init__()
+        self._scales = tuple(scales)
         last = len(channels) - 1
         self.taps = nn.ModuleList(nn.Conv3d(count, width, 1, bias=at == last) for at, count in enumerate(channels))
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Map (N, C, D / s, H / s, W / s) each, coarsest first, to (N, width, D, H, W)."""
-        finest = maps[-1]
-        total: Tensor = self.taps[-1](finest)
-        for tap, hidden in zip(self.taps[:-1], maps, strict=False):
+        total: Tensor = self.taps[-1](maps[-1])
+        for tap, scale, hidden in zip(self.taps[:-1], self._scales, maps, strict=False):
             narrow = tap(hidden)
-            scale = finest.shape[2] // hidden.shape[2]
             if scale > 1:
                 narrow = functional.interpolate(narrow, scale_factor=scale, mode="trilinear", align_corners=False)
             total = total + narrow
