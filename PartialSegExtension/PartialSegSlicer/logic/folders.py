@@ -25,12 +25,15 @@ from PartialSegSlicer.logic.jobs import Job, Listeners
 from PartialSegSlicer.logic.runs import RunSettings
 from PartialSegSlicer.logic.session import Session
 from PartialSegSlicer.logic.settings import chosenTasks, presetOf
-from PartialSegWorker.errors import CANCELLED, WorkerError
+from PartialSegWorker.errors import CANCELLED, WORKER_START, InstallationError, ProtocolVersionError, WorkerError
 from PartialSegWorker.parameters import SegmentParameters
 from PartialSegWorker.protocol import Message
 from PartialSegWorker.request import Request
 
+#: Name of the reports, without ending.
 REPORT = "partialseg-report"
+#: Problems that every further case would have as well.
+_HOPELESS = (InstallationError.code, ProtocolVersionError.code, WORKER_START)
 _ENDING = ".seg.nrrd"
 _COLUMNS = ("case", "state", "structure", "name", "voxels", "volume_ml", "seconds", "message")
 
@@ -183,26 +186,27 @@ class FolderJob(Job[FolderReport]):
             self.cancel()
 
     def _finished(self, case: str, answer: Message) -> None:
-        with self.step():
-            self._took(case, state="finished", structures=list(answer["structures"]))
+        self._took(case, state="finished", structures=list(answer["structures"]))
 
     def _failed(self, case: str, error: WorkerError) -> None:
-        if error.code == CANCELLED:
+        if error.code == CANCELLED or error.code in _HOPELESS:
             self.fail(error)
-            return
-        with self.step():
+        else:
             self._took(case, state="failed", message=error.message, hint=error.hint)
 
     def _took(self, case: str, **fields: Any) -> None:
-        """Note what became of a case, and go on."""
+        """Note what became of a case, and go on, whatever the listener does."""
         seconds = round(time.monotonic() - self._started, 2)
         row = CaseRow(case, str(self._sources[case]), str(self._target(case)), seconds=seconds, **fields)
         self._rows[case] = row
-        self._save()
-        if self._onCase is not None:
-            self._onCase(row)
-        if not self.ended:
-            self._next()
+        with self.step():
+            self._save()
+        try:
+            if self._onCase is not None:
+                self._onCase(row)
+        finally:
+            if not self.ended:
+                self._next()
 
     def _target(self, case: str) -> Path:
         return self._output / f"{case}{_ENDING}"

@@ -6,7 +6,7 @@ See :mod:`PartialSegSlicer.logic.segmenting` for how work is waited for.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +139,7 @@ class HeadlessLogic(SegmentingLogic):
         name: str | None = None,
         structures: Sequence[str] | None = None,
         device: str = "auto",
+        options: Mapping[str, Any] | None = None,
         onProgress: OnProgress = None,
         onLoss: Callable[[int, float], object] | None = None,
         onFinished: OnFinished = None,
@@ -163,6 +164,8 @@ class HeadlessLogic(SegmentingLogic):
             parent does not know becomes a task of its own.
         device : str
             As for :meth:`segment`.
+        options : dict, optional
+            Further ``FineTuneOptions`` of the training library by their names: ``steps``, ``batch`` ...
         onLoss : callable, optional
             Called with step and loss.
 
@@ -170,7 +173,7 @@ class HeadlessLogic(SegmentingLogic):
         -------
         FineTuneOutcome or Job
         """
-        settings = FineTuneSettings(mode, model, name, structures, device)
+        settings = FineTuneSettings(mode, model, name, structures, device, options)
         listeners = Listeners(onProgress, onFinished, onError)
         return self._asked(FineTuneJob(self.cases, cases, heldOut, settings, listeners, onLoss), job=True)
 

@@ -156,14 +156,20 @@ class Job(Generic[Outcome]):
 
     @contextmanager
     def step(self) -> Iterator[None]:
-        """Make an error of the steps within the error of the job; a defect too, with its traceback."""
+        """Make an error of the steps within the error of the job; a defect too, with its traceback.
+
+        Callbacks are called outside of it: what they raise is their caller's to see.
+        """
+        problem: PartialSegError
         try:
             yield
+            return
         except PartialSegError as error:
-            self.fail(error)
+            problem = error
         except Exception as error:
             # Nothing may leave a job that never ends: the cause is reported, not lost.
-            self.fail(_defect(error))
+            problem = _defect(error)
+        self.fail(problem)
 
     def _end(self, state: JobState, error: PartialSegError | None) -> None:
         self.state, self.error = state, error

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PartialSegLib import catalog
 from PartialSegLib.errors import SegmentationError
@@ -44,6 +45,8 @@ class FineTuneOutcome:
         Other structures that became worse by more than a point.
     better : bool or None
         Whether it became better on cases that it did not learn from; ``None`` without such a case.
+    judgedBy : str
+        ``held-out``, ``leave-one-out`` or ``nothing``.
     verdict : str
         All of this as a sentence or two.
     seconds : float
@@ -57,6 +60,7 @@ class FineTuneOutcome:
     after: Mapping[str, float]
     regressions: tuple[str, ...]
     better: bool | None
+    judgedBy: str
     verdict: str
     seconds: float
 
@@ -70,6 +74,7 @@ class FineTuneSettings:
     name: str | None = None
     structures: Sequence[str] | None = None
     device: str = "auto"
+    options: Mapping[str, Any] | None = None
 
 
 class FineTuneJob(Question):
@@ -119,6 +124,7 @@ class FineTuneJob(Question):
             structures=list(settings.structures or dict.fromkeys(key for case in learned for key in case.structures)),
             name=settings.name or None,
             device=settings.device,
+            options=None if settings.options is None else dict(settings.options),
         )
         super().__init__("finetune", wanted, listeners)
         self._onLoss = onLoss
@@ -138,6 +144,7 @@ class FineTuneJob(Question):
             after=dict(answer["after"]),
             regressions=tuple(answer["regressions"]),
             better=answer["better"],
+            judgedBy=str(answer["judged_by"]),
             verdict=str(answer["verdict"]),
             seconds=float(answer["seconds"]),
         )

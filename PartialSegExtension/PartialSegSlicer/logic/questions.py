@@ -51,8 +51,10 @@ class Question(Job[Any]):
             self._session.client.cancel(self._request)
 
     def _answered(self, answer: Message) -> None:
+        read = None
         with self.step():
-            self.succeed(self.read(answer))
+            read = self.read(answer)
+        self.succeed(read)
 
     def listen(self, event: Message) -> None:
         """Take an event that is neither progress nor the end."""

@@ -163,13 +163,14 @@ class SegmentRun(Job[SegmentResult]):
         self.look()
         if self.ended:
             return
+        rows: tuple[StructureRow, ...] = ()
         with self.step():
-            segmentation = read_segmentation(event["output"], geometry=self._geometry)
-            for row in self.writer.write(segmentation):
-                if self._onPartial is not None:
-                    self._onPartial(row)
+            rows = self.writer.write(read_segmentation(event["output"], geometry=self._geometry))
         if self.ended:
             self._stop()
+        for row in rows:
+            if self._onPartial is not None:
+                self._onPartial(row)
 
     def _failed(self, error: WorkerError) -> None:
         self.look()
@@ -179,8 +180,11 @@ class SegmentRun(Job[SegmentResult]):
         self.look()
         if self.ended:
             return
+        result = None
         with self.step():
-            self.succeed(self._shown(answer))
+            result = self._shown(answer)
+        if result is not None:
+            self.succeed(result)
 
     def _shown(self, answer: Message) -> SegmentResult:
         """Write what the worker found into the scene."""

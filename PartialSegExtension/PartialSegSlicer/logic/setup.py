@@ -154,8 +154,10 @@ class SetupQuestion(Question):
             return
         if self._process.poll() is None and time.monotonic() < self._deadline:
             return
+        state = None
         with self.step():
-            self.succeed(self._answer())
+            state = self._answer()
+        self.succeed(state)
 
     def release(self, *, succeeded: bool) -> None:
         """End the child, and close its files."""
