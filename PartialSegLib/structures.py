@@ -257,7 +257,8 @@ class LabelSpace:
         ----------
         names : iterable of str, optional
             Keys of tasks (all their structures) or structures, any letter case; ``None`` or
-            ``["all"]`` for everything.
+            ``["all"]`` for everything. A structure that shares its key with a task is chosen alone
+            by both keys: ``liver`` is the task, ``liver/liver`` the organ without its tumors.
 
         Returns
         -------
@@ -277,8 +278,11 @@ class LabelSpace:
         chosen: set[str] = set()
         tasks = {task.key: task for task in self.tasks}
         for name in wanted:
+            task, _, structure = name.partition("/")
             if name in tasks:
                 chosen.update(tasks[name].structures)
+            elif task in tasks and structure in tasks[task].structures:
+                chosen.add(structure)
             elif name in self._task_of:
                 chosen.add(name)
             else:

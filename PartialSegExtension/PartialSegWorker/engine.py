@@ -143,7 +143,7 @@ class Engine:
         image = self._image(wanted, monitor)
         result = self._predictor(bundle, wanted.device, monitor).segment(
             image,
-            structures,
+            wanted.tasks,
             wanted.preset,
             region=_region(wanted.region),
             uncertainty=wanted.uncertainty is not None,
@@ -181,12 +181,12 @@ class Engine:
 
         _check_image_target(wanted.output)
         bundle = catalog.find(wanted.model)
-        structures = bundle.card.label_space.select(wanted.tasks)
+        bundle.card.label_space.select(wanted.tasks)
         image = self._image(wanted, monitor)
         predictor = self._predictor(bundle, wanted.device, monitor)
         result = predictor.segment(
             image,
-            structures,
+            wanted.tasks,
             wanted.preset,
             region=_region(wanted.region),
             uncertainty=True,

@@ -167,6 +167,7 @@ def test_a_label_space_comes_back_from_json_as_it_was(name: str, tmp_path: Path)
         (["liver"], ("liver", "liver_tumor")),
         (["spleen", "colon"], ("colon_tumor", "spleen")),
         (["liver_tumor"], ("liver_tumor",)),
+        (["liver/liver", "Colon/colon_tumor"], ("liver", "colon_tumor")),
         (["Pancreas ", "PANCREAS_TUMOR"], ("pancreas", "pancreas_tumor")),
     ],
 )
@@ -183,6 +184,8 @@ def test_all_means_everything(mots: LabelSpace) -> None:
 def test_an_unknown_name_is_answered_with_close_ones(mots: LabelSpace) -> None:
     with pytest.raises(LabelSpaceError, match=r"Unknown task or structure 'livr' .*Did you mean liver\?"):
         mots.select(["livr"])
+    with pytest.raises(LabelSpaceError, match=r"Unknown task or structure 'liver/spleen'"):
+        mots.select(["liver/spleen"])
     with pytest.raises(LabelSpaceError, match=r"Unknown structure 'heart' .*Known: "):
         mots.structure("heart")
     with pytest.raises(LabelSpaceError, match="Unknown task 'heart'"):
