@@ -12,7 +12,7 @@ import importlib.util
 import math
 import secrets
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import ModuleType, NoneType
@@ -156,8 +156,10 @@ def fine_tune(
     """
     finetuning = _finetuning()
     parent = catalog.find(wanted.model)
-    options = _options(wanted, parent, finetuning)
-    cases, held_out = ([_case(path, wanted, finetuning) for path in paths] for paths in _paths(wanted))
+    cases, held_out = (
+        [_case(path, wanted, finetuning) for path in paths] for paths in (wanted.cases, wanted.held_out or ())
+    )
+    options = _options(wanted, parent, cases, finetuning)
 
     def tell(event: FineTuneEvent) -> None:
         loss = event.loss if math.isfinite(event.loss) else None
@@ -169,7 +171,7 @@ def fine_tune(
         result = finetuning.finetune(
             parent,
             cases,
-            folder / "model",
+            folder,
             mode=wanted.mode,
             held_out=held_out,
             device=wanted.device,
@@ -226,8 +228,10 @@ def _finetuning() -> ModuleType:
     return finetuning
 
 
-def _options(wanted: FineTuneParameters, parent: ModelBundle, finetuning: ModuleType) -> FineTuneOptions:
-    """Return the options of a request; structures that the parent does not know are added to it."""
+def _options(
+    wanted: FineTuneParameters, parent: ModelBundle, cases: Sequence[Case], finetuning: ModuleType
+) -> FineTuneOptions:
+    """Return the options of a request; structures of the cases that the parent does not know are added to it."""
     known = {field.name for field in fields(finetuning.FineTuneOptions)}
     given = dict(wanted.options or {})
     for name in given:
@@ -235,16 +239,11 @@ def _options(wanted: FineTuneParameters, parent: ModelBundle, finetuning: Module
             raise ProtocolError(f"Fine-tuning has no option '{name}'.", f"Options: {', '.join(sorted(known))}.")
     if wanted.name is not None:
         given["name"] = wanted.name
-    if wanted.structures is not None and "add_structures" not in given:
-        learned = parent.card.label_space.select()
-        given["add_structures"] = [key for key in wanted.structures if key not in learned]
+    new = {key for case in cases for key in case.annotated} - set(parent.card.label_space.select())
+    given.setdefault("add_structures", sorted(new))
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
     options: FineTuneOptions = finetuning.FineTuneOptions(**values)
     return options
-
-
-def _paths(wanted: FineTuneParameters) -> tuple[list[str], list[str]]:
-    return wanted.cases, wanted.held_out or []
 
 
 def _case(path: str, wanted: FineTuneParameters, finetuning: ModuleType) -> Case:

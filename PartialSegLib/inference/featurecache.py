@@ -7,9 +7,9 @@ share is computed once, and nothing out of date can ever be found. The digest ta
 of the time of the features.
 
 They are kept in the precision in which they were computed (float32 on a CPU, float16 on a GPU), so
-that masks are the same, bit for bit, with and without a cache. Halving them was measured on the
-demonstration model and a synthetic patient (20.2 million voxels, every structure): float16 would
-change {F16} voxels of the masks, bfloat16 {BF16}.
+that masks are the same, bit for bit, with and without a cache. Halving them was measured with the bundled
+model on a synthetic patient, every structure: of 371,252 voxels in masks, float16 would change 2 and
+bfloat16 50.
 
 The predictor wraps its extractor in a :class:`CachingExtractor`; the worker owns the
 :class:`FeatureCache`, because it knows when another volume is opened.

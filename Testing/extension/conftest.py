@@ -1,17 +1,20 @@
-"""Fixtures that several tests of the extension share, and the drawn cases of the library's tests."""
+"""Fixtures that several tests of the extension share, and the drawn cases of the other rooms."""
 
 import sys
 from pathlib import Path
 
 from host import slicer_app
 from logic_cases import logic, own_logic, shared_logic, volume
+from panel_cases import opened, panel
 from worker_cases import client, long_scan, quick, random_model, scan
 
 __all__ = [
     "client",
     "logic",
     "long_scan",
+    "opened",
     "own_logic",
+    "panel",
     "quick",
     "random_model",
     "scan",
@@ -20,4 +23,5 @@ __all__ = [
     "volume",
 ]
 
-sys.path.append(str(Path(__file__).parents[1] / "lib"))
+for room in ("lib", "training"):
+    sys.path.append(str(Path(__file__).parents[1] / room))
