@@ -1,7 +1,8 @@
-"""``partialseg segment``: one scan in, overlapping masks out.
+"""``partialseg segment``: one scan in, overlapping masks out; or a folder of scans.
 
 Everything that can be wrong with the command (tasks, names of outputs, model) is found before the
-scan is read, and everything that can be wrong with the scan before the network runs.
+scan is read, and everything that can be wrong with the scan before the network runs. Folders of
+scans are :mod:`PartialSegLib.commands.segmentfolder`'s.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PartialSegLib import catalog
+from PartialSegLib.commands import segmentfolder
 from PartialSegLib.errors import ImageError, PartialSegError, SegmentationError
 from PartialSegLib.inference.presets import PRESETS
 from PartialSegLib.terminal import table, terminal_monitor
@@ -27,6 +29,7 @@ examples:
   partialseg segment scan.nii.gz -o result.seg.nrrd
   partialseg segment dicom_folder --tasks liver,kidney_tumor -o result.dcm -o masks
   partialseg segment scan.nrrd --region -120 40 -90 90 600 800 -o result.seg.nrrd
+  partialseg segment scans --shard 2/8 -o results
 
 formats of OUT, by its name:
   NAME.seg.nrrd  one file with overlapping segments, as 3D Slicer writes and reads it
@@ -38,14 +41,14 @@ def register(subparsers: Any) -> None:
     """Add ``partialseg segment`` to the command line."""
     parser = subparsers.add_parser(
         "segment",
-        help="segment a CT scan",
+        help="segment a CT scan, or a folder of them",
         description="Segment the chosen tasks of a CT scan. Every structure becomes a mask of its own on the grid of "
         "the scan; masks may overlap.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("image", type=Path, metavar="IMAGE", help="NIfTI, NRRD or MetaImage file, or a DICOM folder")
+    add("image", type=Path, metavar="IMAGE", help="NIfTI, NRRD or MetaImage file, a DICOM folder, or a folder of scans")
     add(
         "--tasks",
         action="append",
@@ -74,16 +77,23 @@ def register(subparsers: Any) -> None:
     add("--report", type=Path, metavar="FILE", help="write the report as JSON")
     add("--json", action="store_true", help="print the report as JSON")
     add("--quiet", action="store_true", help="show no progress")
+    segmentfolder.add_options(parser)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Carry out ``partialseg segment`` and return its exit status."""
+    if segmentfolder.is_batch(arguments):
+        bundle = catalog.find(arguments.model)
+        chosen = bundle.card.label_space.select(_names(arguments.tasks))
+        return segmentfolder.run_batch_command(arguments, bundle, chosen)
     _check_outputs(arguments)
     bundle = catalog.find(arguments.model)
-    structures = bundle.card.label_space.select(_names(arguments.tasks))
+    names = _names(arguments.tasks)
+    # A name that is wrong is said before a large image is read.
+    bundle.card.label_space.select(names)
     image = _read(arguments)
-    result = _segment(arguments, bundle, image, structures)
+    result = _segment(arguments, bundle, image, names)
     written, problem = _write(arguments, result, image)
     report = _report(arguments.image, result, written)
     if arguments.report:
@@ -131,7 +141,7 @@ def _read(arguments: argparse.Namespace) -> Image:
     return image
 
 
-def _segment(arguments: argparse.Namespace, bundle: ModelBundle, image: Image, structures: tuple[str, ...]) -> Result:
+def _segment(arguments: argparse.Namespace, bundle: ModelBundle, image: Image, names: list[str] | None) -> Result:
     import torch
 
     from PartialSegLib.inference import Predictor
@@ -142,7 +152,7 @@ def _segment(arguments: argparse.Namespace, bundle: ModelBundle, image: Image, s
     with terminal_monitor(quiet=arguments.quiet) as monitor:
         return Predictor(bundle, arguments.device).segment(
             image,
-            structures,
+            names,
             arguments.preset,
             region=region,
             uncertainty=arguments.uncertainty is not None,
