@@ -18,7 +18,7 @@ from PartialSegLib.atomic import replacing_file
 from PartialSegLib.errors import ImageError
 from PartialSegLib.imagefiles.itk import geometry_of, itk_reason, simpleitk, single_volume, unoriented
 from PartialSegLib.imagefiles.metaimage import verify_metaimage
-from PartialSegLib.imagefiles.nifti import read_nifti
+from PartialSegLib.imagefiles.nifti import is_complete, read_nifti
 from PartialSegLib.images import WRITABLE, Image
 
 #: ITK's reader of each ending, named so that a file is never taken for another format.
@@ -97,12 +97,38 @@ def write_volume(image: Image, path: Path) -> None:
         with replacing_file(path, kind) as unfinished:
             # Level 1 is several times faster than the default, and CT hardly gets larger.
             itk.WriteImage(volume, str(unfinished), True, 1, imageIO=_READERS[kind])
+            _require_complete(unfinished, kind, voxels.nbytes)
     except RuntimeError as error:
         raise ImageError(
             f"'{path}' could not be written ({itk_reason(error)}).", "Is the disk full, or the folder protected?"
         ) from error
     except OSError as error:
         raise ImageError(f"'{path}' could not be written: {error.strerror}.", "Choose another name.") from error
+
+
+def _require_complete(file: Path, kind: str, voxel_bytes: int) -> None:
+    """Refuse what a full disk has cut short: ITK's writers do not always notice.
+
+    Raises
+    ------
+    RuntimeError
+        As ITK does where it notices.
+    """
+    try:
+        if kind == ".mha":
+            verify_metaimage(file)
+            complete = True
+        elif kind == ".nrrd":
+            # The voxels are the last thing in the file, compressed; at their end stands their length (RFC 1952).
+            with file.open("rb") as stream:
+                stream.seek(-4, 2)
+                complete = stream.read() == (voxel_bytes % 2**32).to_bytes(4, "little")
+        else:
+            complete = is_complete(file)
+    except (ImageError, OSError):
+        complete = False
+    if not complete:
+        raise RuntimeError("the file is incomplete")
 
 
 def _voxels(volume: Any, path: Path) -> tuple[np.ndarray, tuple[str, ...]]:

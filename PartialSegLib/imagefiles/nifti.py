@@ -105,6 +105,26 @@ def read_nifti(path: Path) -> Image:
     return Image(voxels, geometry, path, corrections=told + doubts)
 
 
+def is_complete(path: Path) -> bool:
+    """Whether a file that ITK just wrote has all of its voxels: its writer says nothing of a full disk.
+
+    Of a compressed file the length that stands at its end is compared, not every byte.
+    """
+    try:
+        with path.open("rb") as raw:
+            is_gzip = raw.read(2) == b"\x1f\x8b"
+            size = raw.seek(-4 if is_gzip else 0, 2)
+            if is_gzip:
+                (size,) = struct.unpack("<I", raw.read(4))
+        with gzip.open(path) if is_gzip else path.open("rb") as file:
+            header = _parse(file.read(_HEADER_BYTES), path)
+    except (OSError, EOFError, zlib.error, ImageError):
+        return False
+    expected = header.offset + int(np.prod(header.sizes, dtype=np.int64)) * header.dtype.itemsize
+    # Compressed files hold their length modulo 2^32 (RFC 1952).
+    return size == (expected % 2**32 if is_gzip else expected)
+
+
 def _parse(start: bytes, path: Path) -> _Header:
     """Read the fields at their byte offsets in nifti1.h."""
     order = next((mark for mark in "<>" if start[:4] == struct.pack(f"{mark}i", _HEADER_BYTES)), None)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from image_samples import SHEARED, SPACING, nifti, random_voxels, refusal
 
-from PartialSegLib.images import read_image
+from PartialSegLib.errors import ImageError
+from PartialSegLib.images import Geometry, Image, read_image, write_image
 
 
 @pytest.fixture
@@ -68,6 +69,26 @@ def test_a_contradiction_between_sform_and_qform_is_told(voxels: np.ndarray, tmp
 
 def test_nifti_without_orientation_is_told(voxels: np.ndarray, tmp_path: Path) -> None:
     assert "does not say how it lies" in read_image(nifti(tmp_path / "scan.nii", voxels, codes=(0, 0))).corrections[0]
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.nrrd", "a.mha"])
+def test_a_full_disk_leaves_the_older_file_and_is_said(
+    voxels: np.ndarray, tmp_path: Path, capfd: pytest.CaptureFixture, name: str
+) -> None:
+    resource = pytest.importorskip("resource", reason="limits of files are those of POSIX")
+    image = Image(voxels, Geometry(voxels.shape, (1.0, 1.0, 2.0)))
+    write_image(image, tmp_path / name)
+    before = (tmp_path / name).read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # No file of this process may grow any further, as on a disk without space.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
+    try:
+        with pytest.raises(ImageError, match="could not be written"):
+            write_image(image, tmp_path / name)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (tmp_path / name).read_bytes() == before
+    assert [item.name for item in tmp_path.iterdir()] == [name]
 
 
 def test_unusable_nifti_headers_are_refused(voxels: np.ndarray, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
