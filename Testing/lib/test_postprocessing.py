@@ -188,3 +188,25 @@ def test_the_given_segmentation_is_left_as_it_was() -> None:
     before = segmentation({"spleen": box(((1, 1, 1), (3, 3, 3)), ((8, 8, 8), (2, 2, 2)))})
     apply_rules(before, LabelSpace.named("mots"))
     assert before.masks["spleen"].count == 35
+
+
+def test_each_task_is_told_once_when_no_rule_can_change_it_any_more() -> None:
+    """The tumor of the first task is clipped by a rule of the last one: it is not told before."""
+    masks = {key: box(((2, 2, 2), (4, 4, 4))) for key in ("liver", "liver_tumor", "spleen", "pancreas")}
+    late = Rule("drop_small", "liver_tumor", max_mm3=1000.0)
+    tasks = (
+        Task("first", "First", ("liver", "liver_tumor")),
+        Task("second", "Second", ("spleen", None)),
+        Task("unasked", "Unasked", ("kidneys", None)),
+        Task("third", "Third", ("pancreas", None), (late, Rule("inside", "liver_tumor", "spleen"))),
+    )
+    masks["liver_tumor"] = box(((2, 2, 2), (4, 4, 6)))
+    known = LabelSpace("Test", tasks, tuple(catalogue()[key] for key in (*masks, "kidneys")))
+    told: list[tuple[str, Segmentation]] = []
+    result = apply_rules(segmentation(masks), known, finished=lambda task, part: told.append((task.key, part)))
+    assert [key for key, _ in told] == ["second", "first", "third"]
+    assert [key for _, part in told for key in part.keys] == ["spleen", "liver", "liver_tumor", "pancreas"]
+    for _, part in told:
+        for key in part.keys:
+            np.testing.assert_array_equal(part.array(key), result.array(key))
+    assert result.masks["liver_tumor"].count == 64
