@@ -12,12 +12,21 @@ from typing import TYPE_CHECKING, Any
 
 import PartialSegLib
 from PartialSegLib.terminal import table
+from PartialSegTraining.confidence import DRAWS, FEW, Interval, mean_intervals
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from PartialSegLib.metrics import Score
     from PartialSegLib.structures import Structure
 
-_REPORT_FORMAT, _REPORT_VERSION = "partialseg-evaluation", 1
+_REPORT_FORMAT, _REPORT_VERSION = "partialseg-evaluation", 2
+
+#: What an interval means; part of every report.
+INTERVALS = (
+    f"Intervals of means are 95 % percentile bootstraps over cases ({DRAWS} draws of whole cases, seeded); there is "
+    f"none for a single case, and with fewer than {FEW} it is no more than a hint."
+)
 
 
 @dataclass(frozen=True)
@@ -135,12 +144,53 @@ class ScoreTable:
                 groups[key] = Summary.of_group(name, members)
         return groups
 
+    def dice_matrix(self, cases: Sequence[str], keys: Sequence[str], empty: float = math.nan) -> np.ndarray:
+        """Return the Dice of cases and structures.
+
+        Parameters
+        ----------
+        cases, keys : sequence of str
+            Names of the rows, keys of the columns.
+        empty : float
+            What stands for a structure that is absent in prediction and reference.
+
+        Returns
+        -------
+        numpy.ndarray
+            (cases, keys) float64; ``nan`` where a case was not scored.
+        """
+        import numpy as np
+
+        rows, columns = {name: at for at, name in enumerate(cases)}, {key: at for at, key in enumerate(keys)}
+        matrix = np.full((len(rows), len(columns)), np.nan)
+        for case in self.cases:
+            for score in case.scores if case.name in rows else ():
+                if score.key in columns:
+                    matrix[rows[case.name], columns[score.key]] = empty if score.empty else score.dice
+        return matrix
+
+    def intervals(self) -> dict[str, Interval]:
+        """Return the confidence interval of the mean Dice of each structure and group, by key."""
+        keys = list(self.summaries())
+        findings = {structure.key: structure.is_finding for structure in self.structures}
+        members = {key: [at] for at, key in enumerate(keys)}
+        for name, finding in (("organs", False), ("tumors", True)):
+            members[name] = [at for at, key in enumerate(keys) if findings[key] == finding]
+        members = {name: columns for name, columns in members.items() if columns}
+        matrix = self.dice_matrix([case.name for case in self.cases], keys)
+        return dict(zip(members, mean_intervals(matrix, list(members.values())), strict=True))
+
     def text(self) -> str:
         """Return the table for a terminal."""
         (header, *rows), means = self._rows()
         lines = table(header, [*rows, *means], right=range(1, len(header))).splitlines()
         lines.insert(2 + len(rows), lines[1])
         return "\n".join(lines)
+
+    def cells(self) -> tuple[list[str], list[list[str]]]:
+        """Return the table's header, and the rows of structures and groups."""
+        (header, *rows), means = self._rows()
+        return header, [*rows, *means]
 
     def markdown(self) -> str:
         """Return the table for a README, with the definitions below it."""
@@ -150,22 +200,23 @@ class ScoreTable:
         lines = ["| " + " | ".join(row) + " |" for row in [*rows, *([f"**{cell}**" for cell in row] for row in means)]]
         lines.insert(1, "|---|" + "---:|" * (len(rows[0]) - 1))
         subject = ", ".join(f"{name} {value}" for name, value in self.subject.items())
-        notes = [f"- {text}" for text in DEFINITIONS.values()]
+        notes = [f"- {text}" for text in (*DEFINITIONS.values(), INTERVALS)]
         return "\n".join([*lines, "", f"Evaluated: {subject}.", "", *notes]) + "\n"
 
     def report(self) -> dict[str, Any]:
         """Return everything as a JSON document: definitions, means, and each score of each case."""
         from PartialSegLib.metrics import DEFINITIONS
 
+        spans = self.intervals()
         return {
             "format": _REPORT_FORMAT,
             "version": _REPORT_VERSION,
             "partialseg": PartialSegLib.__version__,
             "subject": dict(self.subject),
             "tolerance_mm": self.tolerance_mm,
-            "definitions": dict(DEFINITIONS),
-            "structures": {key: summary.to_json() for key, summary in self.summaries().items()},
-            "groups": {key: summary.to_json() for key, summary in self.groups().items()},
+            "definitions": {**DEFINITIONS, "interval": INTERVALS},
+            "structures": {key: _entry(summary, spans[key]) for key, summary in self.summaries().items()},
+            "groups": {key: _entry(summary, spans[key]) for key, summary in self.groups().items()},
             "cases": [
                 {"name": case.name, "seconds": case.seconds, "scores": [score.to_json() for score in case.scores]}
                 for case in self.cases
@@ -180,16 +231,23 @@ class ScoreTable:
 
     def _rows(self) -> tuple[list[list[str]], list[list[str]]]:
         """Return the cells of header and structures, and those of the group means."""
-        surface = f"Surface Dice at {self.tolerance_mm:g} mm"
-        header = ["Structure", "Cases", "Dice", "HD95 (mm)", surface, "Missed", "Invented"]
-        return [header, *map(_row, self.summaries().values())], [_row(group) for group in self.groups().values()]
+        surface, spans = f"Surface Dice at {self.tolerance_mm:g} mm", self.intervals()
+        header = ["Structure", "Cases", "Dice", "95 % interval", "HD95 (mm)", surface, "Missed", "Invented"]
+        structures = [_row(summary, spans[key]) for key, summary in self.summaries().items()]
+        return [header, *structures], [_row(summary, spans[key]) for key, summary in self.groups().items()]
 
 
-def _row(summary: Summary) -> list[str]:
+def _entry(summary: Summary, span: Interval) -> dict[str, Any]:
+    """Return a summary for the JSON report."""
+    return {**summary.to_json(), "dice_interval": span.to_json()}
+
+
+def _row(summary: Summary, span: Interval) -> list[str]:
     return [
         summary.name,
         str(summary.cases),
         _number(summary.dice, 3),
+        f"{span.low:.3f} to {span.high:.3f}" if span.known else "-",
         _number(summary.hd95_mm, 1),
         _number(summary.surface_dice, 3),
         str(summary.missed),
