@@ -19,7 +19,6 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.nn.functional import all_reduce
 
 from PartialSegLib.errors import CollectionError
 
@@ -94,6 +93,8 @@ class Processes:
         """
         if self.alone:
             return values
+        from torch.distributed.nn.functional import all_reduce
+
         total: Tensor = all_reduce(values)
         return total
 

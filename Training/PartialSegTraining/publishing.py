@@ -75,6 +75,7 @@ def provenance(
         "recipe_digest": recipe.digest,
         "steps": state.step,
         "total_steps": recipe.optimization.total_steps,
+        "best_validation": {"steps": state.best_step, "mean_dice": state.best_dice} if state.best_dice >= 0.0 else None,
         "training_cases": len(cases),
         "annotated_cases_per_task": annotated,
         "phantoms": None if recipe.phantoms is None else asdict(recipe.phantoms),

@@ -12,19 +12,16 @@ import math
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from PartialSegLib.bundle import ModelBundle
 from PartialSegLib.errors import CollectionError
 from PartialSegLib.inference.allocation import kept_memory
-from PartialSegLib.networks import PartialLabelNetwork
 from PartialSegLib.networks.exclusive import ExclusiveNetwork
 from PartialSegLib.progress import Monitor
 from PartialSegTraining.augmentation import Batch
@@ -36,8 +33,8 @@ from PartialSegTraining.levels import CachedCase
 from PartialSegTraining.loader import BatchLoader, BatchMaker
 from PartialSegTraining.loop import CHECKPOINT, ended_early, run
 from PartialSegTraining.losses import LOSSES, LossTerms, SegmentationLoss, make_loss
+from PartialSegTraining.objective import Objective
 from PartialSegTraining.placement import place_cases
-from PartialSegTraining.precision import autocast
 from PartialSegTraining.publishing import write_bundle
 from PartialSegTraining.recipe import Recipe
 from PartialSegTraining.schedules import rates
@@ -111,8 +108,9 @@ class Trainer:
         self.state: TrainingState = new_state(recipe, device)
         _check_window(recipe, self.state)
         adding = None if processes.alone else processes.add
-        self._loss = make_loss(recipe.loss.name, recipe.loss.parameters, recipe.tasks, reduce_sums=adding)
-        _check_loss(recipe, self.state, self._loss)
+        loss = make_loss(recipe.loss.name, recipe.loss.parameters, recipe.tasks, reduce_sums=adding)
+        _check_loss(recipe, self.state, loss)
+        self._objective = Objective(self.state.network, loss, recipe.optimization, processes)
         plan, batch = recipe.optimization, recipe.sampling.batch
         local = int(os.environ.get("LOCAL_WORLD_SIZE", str(processes.count)))
         placed, workers = place_cases(cases, recipe, device, processes=local)
@@ -125,7 +123,6 @@ class Trainer:
             workers=workers,
             ahead=recipe.loading.ahead,
         )
-        self._outputs = self._trained_outputs()
         if device.type == "cuda":
             torch.backends.cudnn.benchmark = True
 
@@ -154,19 +151,11 @@ class Trainer:
 
     def _backward(self, batch: Batch, part: int) -> LossTerms:
         """Add the gradient of one part of a step and return its loss, detached."""
-        plan, scaler = self.recipe.optimization, self.state.scaler
-        image = batch.image.to(memory_format=torch.channels_last_3d) if plan.channels_last else batch.image
-        with self._added_later() if part + 1 < plan.accumulation else nullcontext():
-            with autocast(plan.precision, self.device):
-                outputs = self._outputs(image, batch.task)
-            loss = self._loss(outputs, batch.target, batch.task)
-            scaler.scale(loss.total / plan.accumulation).backward()
+        count = self.recipe.optimization.accumulation
+        with self._objective.added_later() if part + 1 < count else nullcontext():
+            loss = self._objective(batch)
+            self.state.scaler.scale(loss.total / count).backward()
         return loss.detach()
-
-    def _added_later(self) -> AbstractContextManager[None]:
-        """Leave the gradients of this process to itself: those of the last part are added over all, with these."""
-        outputs = self._outputs
-        return outputs.no_sync() if isinstance(outputs, DistributedDataParallel) else nullcontext()
 
     def _set_rates(self) -> None:
         now = rates(self.state.step, self.recipe.optimization)
@@ -180,28 +169,6 @@ class Trainer:
         for group in self.state.optimizer.param_groups:
             for weight in group["params"] if not group.get("head") else ():
                 weight.grad = None
-
-    def _trained_outputs(self) -> nn.Module:
-        """Return the network as a module that gives what the loss is computed from."""
-        outputs: nn.Module = _Outputs(self.state.network)
-        cuda = self.device.type == "cuda"
-        if self.recipe.optimization.compiled and cuda:
-            outputs.compile()
-        if self.processes.alone:
-            return outputs
-        # A batch may use the layers of some tasks only, and each process those of other ones.
-        return DistributedDataParallel(outputs, device_ids=[self.device] if cuda else None, find_unused_parameters=True)
-
-
-class _Outputs(nn.Module):
-    """The training outputs of a network as the forward pass that torch's wrappers want."""
-
-    def __init__(self, network: PartialLabelNetwork) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, image: Tensor, task: Tensor) -> list[Tensor]:
-        return self.network.training_outputs(image, task)
 
 
 def train(
