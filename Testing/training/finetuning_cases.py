@@ -12,17 +12,17 @@ from partial_cases import ball
 from PartialSegLib.images import Geometry, Image, write_image
 from PartialSegLib.structures import catalogue
 
-SHAPE = (36, 48, 52)
+SHAPE = (32, 48, 48)
 GEOMETRY = Geometry(SHAPE, (2.0, 2.0, 2.0), (10.0, -20.0, 5.0))
 #: Center (z, y, x), radius and intensity of each structure that these cases know.
 BALLS: Mapping[str, tuple[tuple[float, float, float], float, float]] = {
     "liver": ((18, 20, 16), 9, 120),
     "liver_tumor": ((18, 20, 14), 4, 20),
-    "spleen": ((18, 22, 40), 6, 180),
+    "spleen": ((18, 22, 38), 6, 180),
     "gallbladder": ((18, 38, 24), 5, 330),
-    "kidneys": ((8, 36, 42), 5, 240),
-    "kidney_tumor": ((8, 36, 43), 2, 60),
-    "kidney_cyst": ((9, 34, 42), 2, 5),
+    "kidneys": ((8, 36, 40), 5, 240),
+    "kidney_tumor": ((8, 36, 41), 2, 60),
+    "kidney_cyst": ((9, 34, 40), 2, 5),
 }
 
 

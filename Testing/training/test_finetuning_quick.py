@@ -13,13 +13,19 @@ from finetuning_cases import write_case
 from bundles import random_bundle
 from PartialSegLib.bundle import ModelBundle
 from PartialSegLib.errors import CancelledError
-from PartialSegLib.inference import Predictor
+from PartialSegLib.inference import Predictor, extractors
 from PartialSegLib.progress import Monitor, Progress
 from PartialSegTraining.cases import Case
 from PartialSegTraining.finetuning import FineTuneEvent, FineTuneOptions, finetune, read_case_folder
 from PartialSegTraining.finetuning.columns import columns_at, sample_case
 
 NEW = ("gallbladder",)
+
+
+@pytest.fixture
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run without OpenVINO: compiling a graph takes longer than all that these tests compute."""
+    monkeypatch.setattr(extractors, "openvino_installed", lambda: False)
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +75,7 @@ def test_one_case_teaches_a_new_structure_and_no_bit_of_an_old_mask_changes(
         assert before.masks[key].bits.tobytes() == after.masks[key].bits.tobytes(), key
 
 
+@pytest.mark.usefixtures("eager")
 def test_the_card_names_parent_and_hashes_and_no_case(
     parent: ModelBundle, cases: Sequence[Case], tmp_path: Path
 ) -> None:
@@ -86,6 +93,7 @@ def test_the_card_names_parent_and_hashes_and_no_case(
     assert json.loads(text)["figures"]["fine_tuning"]["verdict"] == result.verdict
 
 
+@pytest.mark.usefixtures("eager")
 def test_a_single_case_without_held_out_ones_is_not_judged(
     parent: ModelBundle, cases: Sequence[Case], tmp_path: Path
 ) -> None:
@@ -94,6 +102,7 @@ def test_a_single_case_without_held_out_ones_is_not_judged(
     assert "no case was held out" in result.verdict
 
 
+@pytest.mark.usefixtures("eager")
 def test_two_cases_judge_each_other_when_none_is_held_out(
     parent: ModelBundle, cases: Sequence[Case], tmp_path: Path
 ) -> None:
@@ -103,6 +112,7 @@ def test_two_cases_judge_each_other_when_none_is_held_out(
     assert result.better
 
 
+@pytest.mark.usefixtures("eager")
 def test_a_correction_of_a_known_structure_holds_its_unannotated_neighbor(parent: ModelBundle, tmp_path: Path) -> None:
     folders = [
         write_case(tmp_path / f"case{number}", ("liver", "liver_tumor")[:count], number)
@@ -122,6 +132,7 @@ def test_a_correction_of_a_known_structure_holds_its_unannotated_neighbor(parent
     assert result.after["liver"] > result.before["liver"]
 
 
+@pytest.mark.usefixtures("eager")
 def test_cancelling_leaves_no_model(parent: ModelBundle, cases: Sequence[Case], tmp_path: Path) -> None:
     monitor: Monitor
 
@@ -135,6 +146,7 @@ def test_cancelling_leaves_no_model(parent: ModelBundle, cases: Sequence[Case], 
     assert not list(tmp_path.rglob("card.json"))
 
 
+@pytest.mark.usefixtures("eager")
 def test_the_same_seed_gives_the_same_model(parent: ModelBundle, cases: Sequence[Case], tmp_path: Path) -> None:
     weights = [
         finetune(parent, cases[:1], tmp_path / name, mode="quick", device="cpu", options=options(head_steps=3))

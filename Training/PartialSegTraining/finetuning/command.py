@@ -18,6 +18,7 @@ from PartialSegLib.terminal import table, terminal_monitor
 from PartialSegTraining.finetuning.contract import MODES, FineTuneOptions
 
 if TYPE_CHECKING:
+    from PartialSegLib.structures import LabelSpace
     from PartialSegTraining.cases import Case
     from PartialSegTraining.finetuning.contract import FineTuneResult
 
@@ -29,7 +30,8 @@ fade; 'transfer' takes a pretrained KiTS21 backbone to a new label space. The pa
 
 _EPILOG = """\
 A case is a folder with image.nii.gz and segmentations/STRUCTURE.nii.gz, as Slicer's side exports it; a
-folder of such folders stands for all of them. What a case does not annotate is unknown, not background.
+folder of such folders stands for all of them. --replay also takes collections (partialseg collection).
+What a case does not annotate is unknown, not background.
 
 examples:
   partialseg finetune demo cases/p1 cases/p2 --output runs/ft --held-out cases/p3
@@ -52,7 +54,7 @@ def register(subparsers: Any) -> None:
     parser.add_argument("--mode", choices=MODES, default="quick", help="default: quick")
     for option, words in (
         ("--held-out", "case folders to judge on, never trained on"),
-        ("--replay", "earlier case folders, so that other structures do not fade (full), and to judge them on"),
+        ("--replay", "earlier case folders or collections, so that other structures do not fade (full)"),
     ):
         parser.add_argument(option, nargs="+", type=Path, default=[], metavar="CASE", help=words)
     parser.add_argument(
@@ -90,7 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.output,
             mode=arguments.mode,
             held_out=read_cases(arguments.held_out),
-            replay=read_cases(arguments.replay),
+            replay=read_cases(arguments.replay, space=parent.card.label_space),
             device=arguments.device,
             monitor=monitor,
             options=make_options(arguments),
@@ -128,19 +130,34 @@ def make_options(arguments: argparse.Namespace) -> FineTuneOptions:
         raise CollectionError(f"Such a fine-tuning is impossible: {error}.") from error
 
 
-def read_cases(paths: Iterable[Path], structures: Iterable[str] | None = None) -> list[Case]:
-    """Read case folders; a folder of case folders stands for all of them.
+def read_cases(
+    paths: Iterable[Path], structures: Iterable[str] | None = None, space: LabelSpace | None = None
+) -> list[Case]:
+    """Read case folders; a folder of case folders stands for all of them, a collection for its training cases.
+
+    Parameters
+    ----------
+    paths : iterable of Path
+        Case folders, folders of them, manifests (TOML) or folders with ``collection.json``.
+    structures : iterable of str, optional
+        Of case folders, only these annotations are used.
+    space : LabelSpace, optional
+        Knows the structures of collections; without it, they are not taken.
 
     Raises
     ------
     CollectionError
-        When a path is neither, or a case cannot be used.
+        When a path is nothing of this, or a case cannot be used.
     """
+    from PartialSegTraining.datasets.collection import training_cases
     from PartialSegTraining.finetuning.casefolders import read_case_folder
 
     wanted = None if structures is None else tuple(structures)
-    cases = []
+    cases: list[Case] = []
     for path in paths:
+        if space is not None and (path.suffix == ".toml" or (path / "collection.json").is_file()):
+            cases += training_cases(path, space)[0]
+            continue
         inner = sorted(item.parent for item in path.glob("*/image.nii.gz"))
         folders = [path] if (path / "image.nii.gz").is_file() or not inner else inner
         cases += [read_case_folder(folder, wanted) for folder in folders]
