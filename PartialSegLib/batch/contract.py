@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -71,7 +72,7 @@ class BatchJob:
     format : str
         Key of :data:`FORMATS`.
     threads : int, optional
-        CPU threads of each worker; by default the library's own choice.
+        CPU threads of each worker; by default the cores are divided among the workers of a machine.
     """
 
     model: Path
@@ -99,6 +100,10 @@ class BatchJob:
             "format": self.format,
         }
         return hashlib.blake2b(json.dumps(deciding).encode(), digest_size=12).hexdigest()
+
+    def divided(self, workers: int) -> BatchJob:
+        """Return the job of each of several workers on this machine."""
+        return self if self.threads else replace(self, threads=max(1, (os.cpu_count() or 1) // workers))
 
     def target(self, scan: Scan) -> Path:
         """Return where the segmentation of a scan is written."""

@@ -35,7 +35,7 @@ class DaskEngine(BaseEngine):
         except ImportError as error:
             raise MissingExtraError("Batches on Dask", "dask") from error
         self._distributed = distributed
-        self._job, self._work = job, work
+        self._job, self._work = job if address else job.divided(workers), work
         self._cluster = None if address else _local_cluster(distributed, workers)
         try:
             self._client = distributed.Client(self._cluster or address, timeout=_PATIENCE, set_as_default=False)

@@ -8,7 +8,6 @@ the standard library gives up all scans when one of its processes dies.)
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -74,8 +73,7 @@ class ProcessEngine(BaseEngine):
     """
 
     def __init__(self, job: BatchJob, workers: int, work: Work = segment_scan) -> None:
-        cores = os.cpu_count() or 1
-        self._job = job if job.threads else replace(job, threads=max(1, cores // workers))
+        self._job = job.divided(workers)
         self._count, self._work = workers, work
         self._idle = [_Worker(self._job, index, work) for index in range(workers)]
         self._all = list(self._idle)

@@ -41,6 +41,7 @@ class RayEngine(BaseEngine):
         # Its types describe many more ways to call it than the one that is needed here.
         self._ray: Any = ray
         self._joined = not ray.is_initialized()
+        job = job if address else job.divided(workers)
         threads = job.threads or 1
         if self._joined:
             _connect(ray, address, workers * threads)
