@@ -20,7 +20,6 @@ from PartialSegWorker.child import Child, describe_exit
 from PartialSegWorker.environment import child_environment, package_folders
 from PartialSegWorker.errors import (
     CANCELLED,
-    WORKER_CRASHED,
     WORKER_START,
     InstallationError,
     ProtocolError,
@@ -235,9 +234,10 @@ class WorkerClient:
     def _refuse_cancelled(self) -> None:
         """Finish requests that were cancelled before the worker got them, or while it answers them beside another."""
         for number in [number for number, item in self._aside.items() if item in self._cancelled]:
-            item = self._aside.pop(number)
-            self._cancelled.discard(item)
-            item.fail(WorkerError(CANCELLED, f"Stopped by the user during '{item.name}'."))
+            # A callback of the one before may have closed the client.
+            if (given_up := self._aside.pop(number, None)) is not None:
+                self._cancelled.discard(given_up)
+                given_up.fail(WorkerError(CANCELLED, f"Stopped by the user during '{given_up.name}'."))
         while item := next((item for item in self._waiting if item in self._cancelled), None):
             self._waiting.remove(item)
             self._cancelled.discard(item)
@@ -369,11 +369,8 @@ class WorkerClient:
         for item in lost:
             if cancelled:
                 item.fail(WorkerError(CANCELLED, f"Stopped by the user; the worker ended ({how}).", log=log))
-                continue
-            hint = "The next run starts a new worker."
-            if status in (-9, 137):
-                hint = f"The system may have run out of memory: choose fewer tasks or a region of interest. {hint}"
-            item.fail(WorkerError(WORKER_CRASHED, f"The worker ended during '{item.name}': {how}.", hint, log=log))
+            else:
+                item.fail(WorkerError.crashed(item.name, how, killed=status in (-9, 137), log=log))
 
     def _give_up(self, code: str, message: str, hint: str) -> None:
         """End a worker that never got ready, and fail the request that it was started for."""

@@ -10,6 +10,7 @@ torch is loaded, and so that a Python in which torch is broken can say so.
 from __future__ import annotations
 
 import gc
+import importlib
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from PartialSegLib.inference.featurecache import FeatureCache
     from PartialSegLib.segmentation import Segmentation
     from PartialSegLib.structures import Task
+
+#: Packages that a run needs, each loaded before the next so that the broken one is named.
+_PACKAGES = ("numpy", "SimpleITK", "psutil", "scipy.ndimage", "cc3d", "safetensors", "torch")
 
 
 @dataclass(frozen=True)
@@ -265,15 +269,18 @@ def _inference() -> ModuleType:
     InstallationError
         With the reason, whatever the import raised.
     """
-    try:
-        from PartialSegLib.inference import predictor
-    except Exception as error:
-        # A damaged package can raise anything: a missing DLL is an OSError, a wrong NumPy an AttributeError.
-        name = getattr(error, "name", None) or "torch"
-        raise InstallationError(
-            f"The package '{name}' cannot be loaded by {sys.executable}: {error}.",
-            "Install or repair PyTorch and the packages of PartialSeg for this Python.",
-        ) from error
+    for name in _PACKAGES:
+        try:
+            importlib.import_module(name)
+        except Exception as error:
+            # A damaged package can raise anything: a missing DLL is an OSError, a wrong NumPy an AttributeError.
+            broken = error.name if isinstance(error, ModuleNotFoundError) else name
+            raise InstallationError(
+                f"The package '{broken}' cannot be loaded by {sys.executable}: {error}.",
+                "Install or repair PyTorch and the packages of PartialSeg for this Python.",
+            ) from error
+    from PartialSegLib.inference import predictor
+
     return predictor
 
 

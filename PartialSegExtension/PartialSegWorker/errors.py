@@ -68,6 +68,14 @@ class WorkerError(PartialSegError):
         words = {name: str(event.get(name, "")) for name in ("message", "hint", "traceback")}
         return cls(str(event.get("code", DEFECT)), **words)
 
+    @classmethod
+    def crashed(cls, name: str, how: str, *, killed: bool, log: str) -> WorkerError:
+        """Return the error of a request during which the worker ended; `killed` by the system, or a crash."""
+        hint = "The next run starts a new worker."
+        if killed:
+            hint = f"The system may have run out of memory: choose fewer tasks or a region of interest. {hint}"
+        return cls(WORKER_CRASHED, f"The worker ended during '{name}': {how}.", hint, log=log)
+
     @property
     def cancelled(self) -> bool:
         """Whether the user stopped the request."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import sys
 from importlib import metadata
 
@@ -76,5 +77,6 @@ def main(file: str) -> None:
 
 if __name__ == "__main__":
     # Modules beside this file must not pass for packages of the same name.
-    sys.path.pop(0)
+    beside = os.path.dirname(os.path.abspath(__file__))
+    sys.path[:] = [folder for folder in sys.path if os.path.abspath(folder) != beside]
     main(sys.argv[1])

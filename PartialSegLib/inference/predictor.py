@@ -198,7 +198,7 @@ class Predictor:
         described = tuple(self.label_space.structure(key) for key in structures)
         segmentation = Segmentation(image.geometry, described, masks, algorithm=self.algorithm)
         segmentation = apply_rules(segmentation, self.label_space, finished=finished)
-        finished = time.perf_counter()
+        ended_at = time.perf_counter()
         report = {
             "model": self.bundle.card.name,
             "preset": preset,
@@ -212,8 +212,8 @@ class Predictor:
             "seconds": {
                 "prepare": round(prepared_at - started, 3),
                 "segment": round(segmented_at - prepared_at, 3),
-                "finish": round(finished - segmented_at, 3),
-                "total": round(finished - started, 3),
+                "finish": round(ended_at - segmented_at, 3),
+                "total": round(ended_at - started, 3),
             },
             "volumes_ml": {key: round(segmentation.volume_ml(key), 3) for key in structures},
         }
@@ -333,6 +333,7 @@ class Predictor:
                 division,
                 copies=2 ** len(self._mirror_axes(preset)),
                 seconds_per_window=self._pace.get(plan.device),
+                warm=(plan.device, plan.half) in self._extractors,
             )
             if fits(expected, spare):
                 return expected, plans[index + 1 :]

@@ -105,7 +105,7 @@ def test_an_error_of_the_library_comes_with_code_hint_and_traceback(
 ) -> None:
     (client.folder / "text.nrrd").write_text("no image")
     more = {key: value.format(folder=client.folder) if isinstance(value, str) else value for key, value in more.items()}
-    names = {
+    names: dict[str, Any] = {
         "image": str(scan),
         "model": str(random_model),
         "device": "cpu",
