@@ -20,10 +20,6 @@ from PartialSegLib.preprocessing import NetworkGrid
 from PartialSegLib.resampling import Taps
 from PartialSegLib.segmentation import Box, PackedMask
 
-#: Voxels interpolated together. On the CPU a few megabytes, in place of all planes of a slab.
-_TOGETHER = {"cpu": 2**20}
-_TOGETHER_ELSEWHERE = 2**24
-
 
 @dataclass
 class Confidence:
@@ -42,6 +38,11 @@ class Confidence:
     values: np.ndarray
     inside: np.ndarray
     voxels: np.ndarray
+
+
+def voxels_together(device: torch.device) -> int:
+    """Return how many voxels are interpolated together: on the CPU a few megabytes, not all planes of a slab."""
+    return 2**20 if device.type == "cpu" else 2**24
 
 
 class SlabExporter:
@@ -131,7 +132,7 @@ class SlabExporter:
         if any(part.start >= part.stop for part in (z, y, x)):
             return
         plane = max(y.stop - y.start, box[1].stop - box[1].start) * max(x.stop - x.start, box[2].stop - box[2].start)
-        step = max(1, _TOGETHER.get(self._device.type, _TOGETHER_ELSEWHERE) // plane)
+        step = max(1, voxels_together(self._device) // plane)
         for first in range(z.start, z.stop, step):
             self._pack(ring, channel, (slice(first, min(first + step, z.stop)), y, x))
 

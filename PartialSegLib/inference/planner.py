@@ -13,6 +13,7 @@ import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
+from math import prod
 from typing import Any
 
 import psutil
@@ -22,8 +23,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from PartialSegLib.components import SLAB_VOXELS
 from PartialSegLib.errors import PartialSegError
 from PartialSegLib.inference.division import Division
+from PartialSegLib.inference.export import voxels_together
 from PartialSegLib.inference.extractors import runs_on_openvino
 from PartialSegLib.inference.slabs import block_voxels
 from PartialSegLib.inference.windows import WindowGrid
@@ -33,6 +36,9 @@ from PartialSegLib.preprocessing import NetworkGrid
 
 #: Part of the free memory that a plan may use.
 HEADROOM = 0.9
+
+# What it takes to number the components of a voxel: the mask, its numbers, and their first places.
+_RULE_BYTES = 32
 
 
 @dataclass(frozen=True)
@@ -81,7 +87,10 @@ class NetworkCosts:
     map_channels : int
         Channels of the feature map that the heads see.
     scratch_bytes : int
-        What the engine of the CPU needs beside the intermediate results.
+        What PyTorch needs on the CPU beside the intermediate results.
+    openvino : bool
+        Whether OpenVINO is the engine of the CPU. It keeps its intermediate results between windows
+        and runs, and writes the feature map where it stays.
     """
 
     flops: int
@@ -89,6 +98,17 @@ class NetworkCosts:
     weight_bytes: int
     map_channels: int
     scratch_bytes: int = 0
+    openvino: bool = False
+
+    def network_bytes(self, plan: Plan, *, warm: bool) -> int:
+        """Return the memory that the network adds where it runs; `warm` if its engine ran before."""
+        scale = 2 if plan.half else 4
+        weights = 0 if warm else self.weight_bytes * (1 + scale // 4)
+        if plan.device.type != "cpu":
+            return self.activation_bytes // 4 * scale * plan.batch + weights
+        if self.openvino:
+            return 0 if warm else self.activation_bytes + weights
+        return self.activation_bytes * plan.batch + self.scratch_bytes + weights
 
 
 @dataclass(frozen=True)
@@ -144,8 +164,9 @@ def network_costs(network: PartialLabelNetwork, window: tuple[int, int, int]) ->
     with torch.no_grad(), _LiveBytes() as live:
         channels = ghost.features(image, task).map.shape[1]
     # PyTorch unfolds the 3x3x3 neighborhoods of images with few channels for their first convolution.
-    scratch = 0 if runs_on_openvino(network) else 27 * image.numel() * 4
-    return NetworkCosts(flops.get_total_flops(), live.peak, weight_bytes(network), channels, scratch)
+    scratch = 27 * image.numel() * 4
+    openvino = runs_on_openvino(network)
+    return NetworkCosts(flops.get_total_flops(), live.peak, weight_bytes(network), channels, scratch, openvino)
 
 
 def weight_bytes(network: nn.Module) -> int:
@@ -162,11 +183,13 @@ def forecast(
     *,
     copies: int = 1,
     seconds_per_window: float | None = None,
+    warm: bool = False,
 ) -> Forecast:
     """Predict memory and time of a plan.
 
     The accumulator is ``C * (window depth + 1) * H * W`` values, independent of the length of the
-    scan; what grows with it is the resampled image and the packed result.
+    scan; what grows with it is the resampled image and the packed result, which is taken to fill
+    the whole crop.
 
     Parameters
     ----------
@@ -176,32 +199,40 @@ def forecast(
         Mirrored copies of each window.
     seconds_per_window : float, optional
         Measured in an earlier run; estimated from the network's operations otherwise.
+    warm : bool
+        Whether the plan's engine is loaded and has computed windows before.
     """
-    channels = division.widest(plan.groups)
-    height, width = windows.shape[1:]
-    depth = min(windows.window[0] + 1, windows.shape[0])
-    ring = channels * depth * height * width * (2 if plan.half else 4)
-    block = channels * block_voxels(channels, torch.get_num_threads(), plan.ring_device) * 4 * 4
-    window_voxels = windows.window[0] * windows.window[1] * windows.window[2]
-    # The window itself and its weight, with room for a copy of each; its feature map in two memory
-    # layouts; and the logits of all tasks, where each of them has features of its own.
-    window = window_voxels * 4 * (4 + 2 * costs.map_channels + channels * division.by_task)
-    stitching = ring + block + window
-    scale = 2 if plan.half else 4
-    network = costs.activation_bytes // 4 * scale * plan.batch + costs.weight_bytes * (1 + scale // 4)
-    volume = grid.shape[0] * grid.shape[1] * grid.shape[2] * 4
-    padded = windows.shape[0] * windows.shape[1] * windows.shape[2] * 4
+    volume, padded = prod(grid.shape) * 4, prod(windows.shape) * 4
     loaded = volume if padded == volume else volume + padded
-    on_host = loaded + (stitching if plan.ring_device.type == "cpu" else 0)
-    on_device = stitching if plan.ring_device.type != "cpu" else 0
-    if plan.device.type == "cpu":
-        on_host += network + costs.scratch_bytes
-    else:
-        on_device += network
-    resampling = volume + grid.crop_shape[0] * grid.shape[1] * grid.shape[2] * 4
+    z, y, x = grid.crop_shape
+    packed = sum(len(unit) for unit in division.units) * z * y * -(-x // 8)
+    stitching, network = _stitching_bytes(plan, costs, windows, grid, division), costs.network_bytes(plan, warm=warm)
+    on_cpu = plan.device.type == "cpu", plan.ring_device.type == "cpu"
+    host, device = (
+        sum(size for size, here in zip((network, stitching), on_cpu, strict=True) if here is wanted)
+        for wanted in (True, False)
+    )
+    resampling = volume + z * grid.shape[1] * grid.shape[2] * 4
+    rules = 2 * packed + _RULE_BYTES * min(SLAB_VOXELS, z * y * x)
     count = len(windows) * copies * division.encodings(plan.groups)
     pace = seconds_per_window or costs.flops / device_speed(plan.device, plan.half)
-    return Forecast(plan, count, count * pace, max(on_host, resampling), on_device)
+    return Forecast(plan, count, count * pace, max(loaded + packed + host, resampling, rules), device)
+
+
+def _stitching_bytes(
+    plan: Plan, costs: NetworkCosts, windows: WindowGrid, grid: NetworkGrid, division: Division
+) -> int:
+    """Return the memory of the ring, and of what is blended into it or exported from it."""
+    channels, where = division.widest(plan.groups), plan.ring_device
+    depth = min(windows.window[0] + 1, windows.shape[0])
+    ring = channels * depth * windows.shape[1] * windows.shape[2] * (2 if plan.half else 4)
+    block = channels * block_voxels(channels, torch.get_num_threads(), where) * 4 * 4
+    # The window itself and its weight, with room for a copy of each; its feature map, which PyTorch
+    # has in two memory layouts; and the logits of all tasks, where each has features of its own.
+    maps = 1 if costs.openvino and plan.device.type == "cpu" else 2
+    window = prod(windows.window) * 4 * (4 + maps * costs.map_channels + channels * division.by_task)
+    slab = prod(grid.crop_shape) * depth // windows.shape[0]
+    return ring + max(block + window, 4 * 4 * min(voxels_together(where), slab))
 
 
 def ladder(device: torch.device, units: int) -> Iterator[Plan]:
