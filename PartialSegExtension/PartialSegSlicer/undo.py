@@ -97,10 +97,15 @@ class RunUndo:
         self._written.add(segmentID)
         self.changed(segmentID, labelmap)
 
-    def editedSegments(self) -> tuple[str, ...]:
+    def editedSegments(self, among: Collection[str] | None = None) -> tuple[str, ...]:
         """Return the IDs of the segments that somebody edited or deleted since the run wrote or watched them.
 
         Their edits go when the run is undone (and come back when the undo is undone): ask first.
+
+        Parameters
+        ----------
+        among : collection of str, optional
+            Only these are looked at: to compare voxels takes a moment.
 
         Raises
         ------
@@ -112,7 +117,8 @@ class RunUndo:
         return tuple(
             segmentID
             for segmentID, labelmap in self._after.items()
-            if segmentID not in present or not _equal(labelmap, readLabelmap(self.segmentationNode, segmentID))
+            if (among is None or segmentID in among)
+            and (segmentID not in present or not _equal(labelmap, readLabelmap(self.segmentationNode, segmentID)))
         )
 
     def restore(self, leave: Collection[str] = ()) -> RunUndo:

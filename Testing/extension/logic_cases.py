@@ -63,6 +63,11 @@ def large_scan() -> Image:
     return blobs((96, 160, 160))
 
 
+def unexpected(error: Exception) -> None:
+    """Raise what a run tells that should not fail."""
+    raise error
+
+
 def spin(logic: Any, job: Any) -> None:
     """Poll as the timer of the panel does, until a job has ended."""
     until(lambda: logic.poll() or job.ended)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from logic_cases import TASKS, large_scan, small_scan, spin, spin_until_underway
+from logic_cases import TASKS, large_scan, small_scan, spin, spin_until_underway, unexpected
 from mrml_cases import REGISTRATION, add_bending_transform, add_transform
 
 from PartialSegLib.errors import ImageError, PartialSegError, SegmentationError
@@ -143,7 +143,7 @@ def test_a_segment_edited_during_the_run_is_not_overwritten(
     first = logic.segment(volume, tasks=["liver"], model=str(random_model), device="cpu")
     node, row = first.segmentationNode, next(row for row in first.structures if row.key == "liver")
     run = logic.segment(
-        volume, tasks=["liver"], segmentationNode=node, model=str(random_model), device="cpu", onError=pytest.fail
+        volume, tasks=["liver"], segmentationNode=node, model=str(random_model), device="cpu", onError=unexpected
     )
     erase(slicer_scene, node, row.segmentID, volume)
     spin(logic, run)

@@ -8,13 +8,15 @@ the scene as it was.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from PartialSegLib import catalog
 from PartialSegLib.bundle import ModelBundle
-from PartialSegLib.images import Geometry, read_image
+from PartialSegLib.imagefiles import read_volume
+from PartialSegLib.images import Geometry
 from PartialSegLib.segmentationfiles import read_segmentation
 from PartialSegSlicer.logic.jobs import Job, Listeners
 from PartialSegSlicer.logic.notes import modalityDoubt, notesOf
@@ -142,7 +144,9 @@ class SegmentRun(Job[SegmentResult]):
         if self._watch is not None:
             self._watch.stop()
         for file in self._files:
-            file.unlink(missing_ok=True)
+            # One that a virus scanner holds goes with the private folder.
+            with suppress(OSError):
+                file.unlink(missing_ok=True)
         if not succeeded:
             self.writer.takeBack()
 
@@ -165,7 +169,10 @@ class SegmentRun(Job[SegmentResult]):
             return
         rows: tuple[StructureRow, ...] = ()
         with self.step():
+            made = self.writer.node is None
             rows = self.writer.write(read_segmentation(event["output"], geometry=self._geometry))
+            if made and self._watch is not None:
+                self._watch.add(self.writer.node)
         if self.ended:
             self._stop()
         for row in rows:
@@ -192,7 +199,8 @@ class SegmentRun(Job[SegmentResult]):
         self.writer.write(segmentation)
         node = None
         if answer.get("uncertainty"):
-            uncertainty = read_image(answer["uncertainty"])
+            # Not as a scan, which may not have one value everywhere: a sure network is no damage.
+            uncertainty = read_volume(Path(answer["uncertainty"]))
             self.writer.measure(segmentation, uncertainty)
             node = showUncertainty(self.writer.node, self._volumeNode, uncertainty)
         write = self.writer.report()

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from PartialSegLib import catalog
+from PartialSegLib.batch.contract import Outcome as ScanOutcome
+from PartialSegLib.batch.reports import BatchReport
 from PartialSegLib.errors import PartialSegError
 from PartialSegLib.progress import Progress
 from PartialSegSlicer.logic.errors import EditsError
-from PartialSegSlicer.logic.folders import CaseRow, FolderJob, FolderReport
+from PartialSegSlicer.logic.folders import FolderJob
 from PartialSegSlicer.logic.interpreter import Interpreter
 from PartialSegSlicer.logic.jobs import Job, Listeners
 from PartialSegSlicer.logic.questions import Question
@@ -229,28 +231,30 @@ class SegmentingLogic:
         quality: str = "standard",
         overwrite: bool = False,
         onProgress: OnProgress = None,
-        onCase: Callable[[CaseRow], object] | None = None,
+        onCase: Callable[[ScanOutcome], object] | None = None,
         onFinished: OnFinished = None,
         onError: OnError = None,
-    ) -> FolderReport | Job[FolderReport]:
-        """Segment every scan of a folder to files; finished cases are skipped, broken ones reported.
+    ) -> BatchReport | Job[BatchReport]:
+        """Segment every scan of a folder to files; done ones are skipped, broken ones reported.
+
+        It is the batch of the command line: each can go on where the other stopped.
 
         Parameters
         ----------
         inputFolder : str or Path
             Image files, and folders with one DICOM series each.
         outputFolder : str or Path
-            Made when missing; takes ``NAME.seg.nrrd``, ``partialseg-report.csv`` and ``.json``.
+            Made when missing; takes ``NAME.seg.nrrd``, ``report.csv`` and ``report.json``.
         tasks, model, device, quality
             As for :meth:`segment`.
         overwrite : bool
-            Whether results that are there, of these or of other settings, are made anew.
+            Whether results that are there, and that these settings did not make, are replaced.
         onCase : callable, optional
-            Called with a :class:`CaseRow` after each case.
+            Called with an :class:`~PartialSegLib.batch.Outcome` after each scan.
 
         Returns
         -------
-        FolderReport or Job
+        BatchReport or Job
         """
         settings = RunSettings(tasks, model or None, device, quality)
         listeners = Listeners(onProgress, onFinished, onError)

@@ -6,6 +6,7 @@ not before, so that a run that fails leaves no empty segmentation behind.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from PartialSegLib.images import Geometry, Image
@@ -112,7 +113,7 @@ class RunWriter:
             measured = uncertaintyOf(segmentation.masks[key], uncertainty)
             if measured is not None:
                 mean, point = measured
-                self.rows[key] = StructureRow(**{**vars(row), "uncertainty": mean, "reviewPoint": point})
+                self.rows[key] = replace(row, uncertainty=mean, reviewPoint=point)
 
     def report(self) -> WriteReport:
         """Return what all parts did together."""
@@ -155,10 +156,10 @@ class RunWriter:
 
     def _edited(self, keys: tuple[str, ...], undo: RunUndo) -> dict[str, str]:
         """Return the segments of these structures that somebody edited since the run began, by key."""
-        changed = set(undo.editedSegments())
-        found = {key: findSegment(self.node, key) for key in keys}
         # One that was deleted is gone because somebody wanted it so; the run makes a new one.
-        return {key: segmentID for key, segmentID in found.items() if segmentID in changed and segmentID is not None}
+        found = {key: segmentID for key in keys if (segmentID := findSegment(self.node, key)) is not None}
+        changed = undo.editedSegments(set(found.values()))
+        return {key: segmentID for key, segmentID in found.items() if segmentID in changed}
 
     def _row(
         self,
