@@ -137,7 +137,9 @@ class PartialSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.panel = Panel(self.logic, self.ui)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
-        self.initializeParameterNode()
+        # Slicer tells of entering after this, except when the module is reloaded while it is shown.
+        if getattr(self.parent, "isEntered", True):
+            self.enter()
 
     def cleanup(self):
         """End timers, observers and the worker."""

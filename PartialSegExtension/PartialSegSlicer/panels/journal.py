@@ -20,7 +20,8 @@ class JournalPanel:
         self._context, self._ui = context, context.ui
         self._ui.logText.setMaximumBlockCount(_LINES)
         self._ui.logClearButton.connect("clicked()", self._ui.logText.clear)
-        self._ui.logCopyButton.connect("clicked()", self.copyDiagnostics)
+        for button in (self._ui.logCopyButton, self._ui.copyDiagnosticsButton):
+            button.connect("clicked()", self.copyDiagnostics)
 
     def say(self, line: str) -> None:
         """Add a line."""

@@ -6,6 +6,7 @@ the license was shown and accepted, and nothing is deleted without a question.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ import slicer  # type: ignore[import-untyped]
 from slicer.i18n import tr as _  # type: ignore[import-untyped]
 
 from PartialSegLib.errors import PartialSegError
+from PartialSegLib.fetching.addresses import MIRROR_VARIABLE
 from PartialSegLib.progress import Progress
 from PartialSegLib.sizes import readable
 from PartialSegSlicer.panels.context import Context
@@ -40,6 +42,7 @@ class ModelPanel:
         self._shown: dict[str, Any] | None = None
         self._job: Any = None
         self._menu = qt.QMenu(self._ui.modelMenuButton)
+        self._menu.setToolTipsVisible(True)
         self._menu.connect("aboutToShow()", self._fillMenu)
         self._ui.modelMenuButton.setMenu(self._menu)
         self._ui.modelSelector.connect("currentIndexChanged(int)", self._onChosen)
@@ -102,21 +105,27 @@ class ModelPanel:
         self._menu.clear()
         self._add(_("Import file..."), self._importFile)
         self._add(_("Import folder..."), self._importFolder)
-        missing = [entry for entry in self._downloads if not entry["installed"] and entry.get("url")]
+        missing = [entry for entry in self._downloads if not entry["installed"]]
         if missing:
             self._menu.addSeparator()
         for entry in missing:
-            size = readable(entry["size"]) if entry.get("size") else _("size unknown")
-            text = _("Download {title} ({size})...").format(title=entry["title"], size=size)
-            self._add(text, partial(self._download, entry))
+            title = entry["title"]
+            if entry["address"] or os.environ.get(MIRROR_VARIABLE):
+                size = readable(entry["bytes"]) if entry["bytes"] else _("size unknown")
+                text = _("Download {title} ({size})...").format(title=title, size=size)
+                self._add(text, partial(self._download, entry), entry["description"])
+            else:
+                text = _("How to get {title}...").format(title=title)
+                self._add(text, partial(self._explain, entry), entry["description"])
         self._menu.addSeparator()
         model = self.chosen()
         if model is not None and model["origin"] != "bundled":
             self._add(_("Delete {title}...").format(title=model["title"]), self._delete)
         self._add(_("Open model folder"), self._openFolder)
 
-    def _add(self, text: str, act: Callable[[], None]) -> None:
+    def _add(self, text: str, act: Callable[[], None], tip: str = "") -> None:
         action = self._menu.addAction(text)
+        action.setToolTip(tip)
         action.connect("triggered()", act)
 
     def _importFile(self) -> None:
@@ -132,13 +141,20 @@ class ModelPanel:
             self._begin(lambda **listeners: self._context.logic.importModel(path, **listeners))
 
     def _download(self, entry: dict[str, Any]) -> None:
-        license_ = entry["license"]
-        question = _("{title}\n\nLicense: {name}\n{url}\n\nDownload it and accept this license?").format(
-            title=entry["title"], name=license_["name"], url=license_.get("url") or ""
+        """Show the license; download when it is accepted."""
+        question = _("{title}\n\nLicense: {name}\n\n{text}\n\nAccept this license and download the model?").format(
+            title=entry["title"], name=entry["license"]["name"], text=entry["license"]["text"]
         )
         if slicer.util.confirmOkCancelDisplay(question, _("Download a model")):
             logic = self._context.logic
             self._begin(lambda **listeners: logic.downloadModel(entry["name"], licenseAccepted=True, **listeners))
+
+    def _explain(self, entry: dict[str, Any]) -> None:
+        """Say how a person gets a model that has no public address."""
+        text = _("{how}\n\n{page}\n\nWhen you have the file, import it here.").format(
+            how=entry["by_hand"], page=entry["page"] or ""
+        )
+        slicer.util.infoDisplay(text, entry["title"])
 
     def _delete(self) -> None:
         model = self.chosen()

@@ -1,6 +1,7 @@
 """The task picker: tasks and their structures in a tree that is searched by name and by code.
 
-The selection lives in the parameter node, as keys of structures, so that it is saved with the scene.
+The selection lives in the parameter node, as names that ``LabelSpace.select`` knows, so that it is saved
+with the scene and reads the same in the console.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from PartialSegSlicer.panels.context import Context
 from PartialSegSlicer.panels.widgets import silent, stretchFirst, swatch
 
 _KEY = 0x0100  # Qt::UserRole
-_WORDS = _KEY + 1
+_TASK, _WORDS, _TASK_WORDS = range(_KEY + 1, _KEY + 4)
 
 
 class TaskPicker:
@@ -38,17 +39,32 @@ class TaskPicker:
                 self._addTask(task)
         self.setSelection(self._stored())
         self._onSearch(self._ui.taskSearch.text)
+        if model is not None:
+            # What only another model knows cannot be asked of this one.
+            self._store()
 
     def selection(self) -> list[str]:
-        """Return the keys of the chosen structures, in the order of the model."""
-        return [str(leaf.data(0, _KEY)) for leaf in self._leaves() if leaf.checkState(0) == qt.Qt.Checked]
+        """Return what is chosen, in the order of the model: the key of a whole task, or those of its structures."""
+        chosen = []
+        for task, leaves in self._byTask().items():
+            checked = [leaf for leaf in leaves if leaf.checkState(0) == qt.Qt.Checked]
+            if len(checked) == len(leaves):
+                chosen.append(task)
+            else:
+                # With the task before it, because a task and its organ often share a key.
+                chosen += [f"{task}/{leaf.data(0, _KEY)}" for leaf in checked]
+        return chosen
 
-    def setSelection(self, keys: list[str]) -> None:
-        """Check structures, and uncheck all others."""
-        wanted = set(keys)
+    def setSelection(self, names: list[str]) -> None:
+        """Check what is named by keys of tasks, of structures, or of both, and uncheck all else."""
+        wanted = set(names)
         with silent(self._tree):
-            for leaf in self._leaves():
-                leaf.setCheckState(0, qt.Qt.Checked if leaf.data(0, _KEY) in wanted else qt.Qt.Unchecked)
+            tasks = self._byTask()
+            for task, leaves in tasks.items():
+                for leaf in leaves:
+                    key = leaf.data(0, _KEY)
+                    named = not {task, f"{task}/{key}", key if key not in tasks else task}.isdisjoint(wanted)
+                    leaf.setCheckState(0, qt.Qt.Checked if named else qt.Qt.Unchecked)
         self._summarize()
 
     def _addTask(self, task: dict[str, Any]) -> None:
@@ -74,7 +90,9 @@ class TaskPicker:
             leaf.setFlags(leaf.flags() | qt.Qt.ItemIsUserCheckable)
             leaf.setCheckState(0, qt.Qt.Unchecked)
             leaf.setData(0, _KEY, structure["key"])
-            leaf.setData(0, _WORDS, " ".join([structure["name"], structure["key"], task["name"], *codes]).lower())
+            leaf.setData(0, _WORDS, " ".join([structure["name"], structure["key"], *codes]).lower())
+            leaf.setData(0, _TASK, task["key"])
+            leaf.setData(0, _TASK_WORDS, f"{task['name']} {task['key']}".lower())
         if parent is not self._tree:
             parent.setExpanded(True)
 
@@ -89,11 +107,23 @@ class TaskPicker:
             for index in range(branch.childCount()):
                 yield branch.child(index)
 
-    def _onSearch(self, text: str) -> None:
-        """Show the structures that have every word of the search."""
-        words = text.lower().split()
+    def _byTask(self) -> dict[str, list[Any]]:
+        """Return the structures of each task by its key."""
+        found: dict[str, list[Any]] = {}
         for leaf in self._leaves():
-            leaf.setHidden(not all(word in str(leaf.data(0, _WORDS)) for word in words))
+            found.setdefault(str(leaf.data(0, _TASK)), []).append(leaf)
+        return found
+
+    def _onSearch(self, text: str) -> None:
+        """Show the structures that have every word of the search; the tasks that do, where no structure does."""
+        words = text.lower().split()
+        leaves = list(self._leaves())
+        for role in (_WORDS, _TASK_WORDS):
+            found = [all(word in str(leaf.data(0, role)) for word in words) for leaf in leaves]
+            if any(found):
+                break
+        for leaf, shown in zip(leaves, found, strict=True):
+            leaf.setHidden(not shown)
         for branch in self._branches():
             if branch.childCount():
                 branch.setHidden(all(branch.child(index).isHidden() for index in range(branch.childCount())))
@@ -124,7 +154,7 @@ class TaskPicker:
         self._context.changed()
 
     def _summarize(self) -> None:
-        count = len(self.selection())
+        count = sum(leaf.checkState(0) == qt.Qt.Checked for leaf in self._leaves())
         if not count:
             text = _("Nothing selected")
         elif count == 1:

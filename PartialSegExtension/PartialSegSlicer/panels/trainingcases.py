@@ -48,7 +48,7 @@ class CasePanel:
         self._ui.removeCaseButton.setVisible(bool(cases))
         fitRows(self._table, 1, _MOST_ROWS)
         self._summarize()
-        self.look()
+        self._context.changed()
 
     def chosen(self, use: str) -> list[str]:
         """Return the names of the cases that are used in one way."""

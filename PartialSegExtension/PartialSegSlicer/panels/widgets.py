@@ -55,7 +55,7 @@ def cell(text: str, *, right: bool = False, tip: str = "", data: Any = None) -> 
     item = qt.QTableWidgetItem(text)
     item.setToolTip(tip)
     if right:
-        item.setTextAlignment(int(qt.Qt.AlignRight | qt.Qt.AlignVCenter))
+        item.setTextAlignment(qt.Qt.AlignRight | qt.Qt.AlignVCenter)
     if data is not None:
         item.setData(qt.Qt.UserRole, data)
     return item

@@ -54,6 +54,11 @@ class Dialogs:
         """Text of the dialog that was shown last; empty without one."""
         return self.shown[-1].text if self.shown else ""
 
+    @property
+    def unanswered(self) -> int:
+        """How many announced answers nobody asked for."""
+        return len(self._answers)
+
     def ask(self, shown: Shown) -> Any:
         """Show a dialog and return the announced answer."""
         self.shown.append(shown)
