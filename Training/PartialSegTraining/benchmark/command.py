@@ -100,7 +100,7 @@ def _make_runs(
     from PartialSegLib.terminal import note
     from PartialSegTraining.benchmark.runs import make_run
 
-    runs = []
+    runs: list[RunResult] = []
     for seed in seeds:
         for system in systems:
             note(f"{system.name}, seed {seed} ({len(runs) + 1} of {len(systems) * len(seeds)})")

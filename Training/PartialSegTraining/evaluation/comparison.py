@@ -163,15 +163,9 @@ def _differences(
     for name, columns, span in zip(names, groups, intervals, strict=True):
         known = ~np.isnan(one[:, columns] + two[:, columns])
         first, second = (np.where(known, values[:, columns], np.nan) for values in (one, two))
-        found.append(
-            Difference(
-                name,
-                int(known.any(axis=1).sum()),
-                *(float(np.mean([np.nanmean(column) for column in values.T])) for values in (first, second)),
-                interval=span,
-                p=wilcoxon_p(mean_over_columns(second - first)),
-            )
-        )
+        means = [float(np.mean([np.nanmean(column) for column in values.T])) for values in (first, second)]
+        p = wilcoxon_p(mean_over_columns(second - first))
+        found.append(Difference(name, int(known.any(axis=1).sum()), means[0], means[1], span, p))
     return found
 
 

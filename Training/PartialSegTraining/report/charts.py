@@ -19,6 +19,8 @@ _FONT = 'font-family="system-ui, sans-serif" font-size="12"'
 _GRID, _AXIS, _TEXT = "#e3e6ea", "#9aa2ad", "#333a44"
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62.0, 18.0, 34.0, 46.0
 _ROW, _NAMES = 24.0, 190.0
+# Height of a row of the legend, and about the width of a letter.
+_LEGEND_ROW, _LETTER = 18.0, 6.6
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ def axis_around(label: str, values: Sequence[float], *, logarithmic: bool = Fals
 
 
 def line_chart(title: str, series: Sequence[Series], x: Axis, y: Axis, *, size: tuple[int, int] = (560, 300)) -> str:
-    """Return a chart of lines with a legend, as SVG.
+    """Return a chart of lines with a legend below it where there are several, as SVG.
 
     Parameters
     ----------
@@ -153,7 +155,7 @@ def line_chart(title: str, series: Sequence[Series], x: Axis, y: Axis, *, size: 
     x, y : Axis
         Their axes; a value outside of them is drawn at their end.
     size : tuple of int
-        Width and height in pixels.
+        Width and height in pixels, without the legend.
     """
     frame = _Frame(x, y, *size)
     parts = frame.axes()
@@ -164,8 +166,8 @@ def line_chart(title: str, series: Sequence[Series], x: Axis, y: Axis, *, size: 
         parts.append(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="1.6"/>')
         if len(places) == 1:
             parts.append(f'<circle cx="{places[0][0]:.1f}" cy="{places[0][1]:.1f}" r="2.5" fill="{color}"/>')
-        parts.append(_legend_entry(line.name, color, size[0] - _RIGHT - 8, _TOP + 14 + 16 * number))
-    return _document(title, size, parts)
+    entries, rows = _legend([line.name for line in series], size)
+    return _document(title, (size[0], size[1] + round(rows * _LEGEND_ROW)), [*parts, *entries])
 
 
 def mark_chart(title: str, marks: Sequence[Mark], x: Axis, y: Axis, *, size: tuple[int, int] = (720, 420)) -> str:
@@ -263,8 +265,19 @@ def _name(name: str, left: float, top: float, width: int, taken: list[tuple[floa
     return _text(name, left - 9 if on_left else left + 9, at, "end" if on_left else "start")
 
 
-def _legend_entry(name: str, color: str, right: float, top: float) -> str:
-    return _text(name, right - 18, top, "end") + _line(right - 14, top - 4, right, top - 4, color, 2.5)
+def _legend(names: Sequence[str], size: tuple[int, int]) -> tuple[list[str], int]:
+    """Return names with the colors of their lines, in rows below a chart, and how many rows they take."""
+    if len(names) < 2:
+        return [], 0
+    parts, left, row = [], _LEFT, 0
+    for number, name in enumerate(names):
+        width = 34 + _LETTER * len(name)
+        if left + width > size[0] and left > _LEFT:
+            left, row = _LEFT, row + 1
+        top, color = size[1] + 8 + _LEGEND_ROW * row, COLORS[number % len(COLORS)]
+        parts += [_line(left, top - 4, left + 16, top - 4, color, 2.5), _text(name, left + 21, top)]
+        left += width
+    return parts, row + 1
 
 
 def _line(left: float, top: float, right: float, bottom: float, color: str, width: float = 1.0) -> str:

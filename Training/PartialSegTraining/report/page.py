@@ -82,8 +82,8 @@ def page(title: str, subject: str, sections: Sequence[Section]) -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return cells as an HTML table; the first column is text, the others are numbers."""
-    lines = ["<tr>" + "".join(f"<th>{escape(cell)}</th>" for cell in header) + "</tr>"]
+    """Return cells as an HTML table; the first column is text, the others are numbers. The header may be empty."""
+    lines = ["<tr>" + "".join(f"<th>{escape(cell)}</th>" for cell in header) + "</tr>"] if header else []
     lines += ["<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows]
     return '<div class="scroll"><table>' + "\n".join(lines) + "</table></div>"
 

@@ -131,7 +131,7 @@ def _facts(run: Run, card: Card | None) -> str:
             ["Training cases", str(told.get("training_cases", "-"))],
             *rows[1:],
         ]
-    return page.table(["", ""], rows)
+    return page.table((), rows)
 
 
 def _steps_of(run: Run, line: Mapping[str, Any]) -> int:
@@ -164,7 +164,7 @@ def _validation_charts(run: Run, space: LabelSpace | None) -> list[str]:
         if key == _MEAN:
             mean = line.get("mean_dice")
             return None if mean is None else float(mean)
-        return line["validation"].get(key)  # type: ignore[no-any-return]
+        return line["validation"].get(key)
 
     charts = []
     for title, chosen in (("Organs", organs), ("Tumors", findings)):
