@@ -60,6 +60,18 @@ def tiny_recipe(**sampling: object) -> Recipe:
     return replace(recipe, sampling=replace(recipe.sampling, window=(16, 16, 16), **sampling))
 
 
+def short_recipe(steps: int = 6, **options: object) -> Recipe:
+    """A few steps of the recipe `phantom-tiny`; `options` replace those of its ``[optimization]``."""
+    recipe = tiny_recipe(batch=2).with_steps(steps)
+    return replace(recipe, optimization=replace(recipe.optimization, **options))
+
+
+def same_weights(first: torch.nn.Module, second: torch.nn.Module) -> bool:
+    """Whether two networks are the same to the bit."""
+    pairs = zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    return all(torch.equal(one, other) for one, other in pairs)
+
+
 def write_decathlon(folder: Path, cases: int = 1, geometry: Geometry = GEOMETRY) -> Path:
     """Write a dataset of livers (label 1) with a tumor (label 2) in the layout of the Decathlon."""
     (folder / "imagesTr").mkdir(parents=True)

@@ -12,10 +12,9 @@ import torch
 from partial_cases import cached_case, cached_cases, tiny_recipe
 
 from PartialSegLib.errors import CollectionError
-from PartialSegTraining.augmentation import AugmentationRecipe
 from PartialSegTraining.cache import CachedCase
 from PartialSegTraining.losses import LOSSES, make_loss
-from PartialSegTraining.recipe import LossRecipe, NetworkRecipe, Recipe
+from PartialSegTraining.recipe import AugmentationRecipe, LossRecipe, NetworkRecipe, Recipe
 from PartialSegTraining.recipefiles import load_recipe
 from PartialSegTraining.trainer import Trainer, run
 

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from partial_cases import cached_case, cached_cases, tiny_recipe, write_collection
-from torch.amp.grad_scaler import GradScaler
+from partial_cases import cached_case, cached_cases, same_weights, short_recipe, tiny_recipe, write_collection
 
 from bundles import random_bundle
 from PartialSegLib.bundle import ModelBundle
@@ -19,18 +18,13 @@ from PartialSegLib.errors import CancelledError, CollectionError
 from PartialSegLib.networks import DoDNetParameters
 from PartialSegLib.progress import Monitor, Progress
 from PartialSegTraining.losses import make_loss
-from PartialSegTraining.recipe import OptimizationRecipe, Recipe
+from PartialSegTraining.recipe import OptimizationRecipe
 from PartialSegTraining.recipefiles import load_recipe, recipe_names
 from PartialSegTraining.schedules import averaging_decay, learning_rate, rates
-from PartialSegTraining.state import load_checkpoint, new_state, save_checkpoint, start_from
+from PartialSegTraining.state import load_checkpoint, new_state, start_from
 from PartialSegTraining.trainer import Trainer, choose_device, run, train
 
 CPU = torch.device("cpu")
-
-
-def short_recipe(steps: int = 6, **options: object) -> Recipe:
-    recipe = tiny_recipe(batch=2).with_steps(steps)
-    return replace(recipe, optimization=replace(recipe.optimization, **options))
 
 
 def cancelling(step: int) -> Monitor:
@@ -42,11 +36,6 @@ def cancelling(step: int) -> Monitor:
 
     monitor = Monitor(report)
     return monitor
-
-
-def same(first: torch.nn.Module, second: torch.nn.Module) -> bool:
-    pairs = zip(first.state_dict().values(), second.state_dict().values(), strict=True)
-    return all(torch.equal(one, other) for one, other in pairs)
 
 
 @pytest.mark.parametrize(
@@ -73,9 +62,9 @@ def test_an_interrupted_training_goes_on_bit_for_bit(tmp_path: Path, options: di
     run(resumed, tmp_path / "parts")
 
     assert resumed.state.step == whole.state.step == recipe.optimization.total_steps
-    assert same(resumed.state.network, whole.state.network)
-    assert same(resumed.state.average, whole.state.average)
-    assert not same(whole.state.average, whole.state.network)
+    assert same_weights(resumed.state.network, whole.state.network)
+    assert same_weights(resumed.state.average, whole.state.average)
+    assert not same_weights(whole.state.average, whole.state.network)
 
 
 def test_a_time_limit_leaves_a_checkpoint_to_go_on_from(tmp_path: Path) -> None:
@@ -87,57 +76,6 @@ def test_a_time_limit_leaves_a_checkpoint_to_go_on_from(tmp_path: Path) -> None:
     assert resumed.state.step == 0
     run(resumed, tmp_path)
     assert resumed.state.step == recipe.optimization.total_steps
-
-
-def test_a_checkpoint_is_written_when_the_last_one_is_old(tmp_path: Path) -> None:
-    """A crash costs no more than `checkpoint_minutes`, however long `checkpoint_every` steps take."""
-    recipe = short_recipe()
-    recipe = replace(recipe, monitoring=replace(recipe.monitoring, checkpoint_every=1000, checkpoint_minutes=1e-9))
-
-    def crash(progress: Progress) -> None:
-        if progress.stage == "train" and progress.done == 3:
-            raise OSError("the disk of the monitor is full")
-
-    with pytest.raises(OSError, match="full"):
-        run(Trainer(recipe, cached_cases(), CPU), tmp_path, monitor=Monitor(crash))
-    restored = new_state(recipe, CPU)
-    load_checkpoint(restored, recipe, tmp_path / "checkpoint.pt")
-    assert restored.step == 3
-
-
-def test_what_killed_processes_left_of_checkpoints_is_removed(tmp_path: Path) -> None:
-    unfinished = tmp_path / ".checkpoint.pt.0a1b2c3d.part"
-    unfinished.write_bytes(b"half a checkpoint")
-    run(Trainer(short_recipe(1), cached_cases(), CPU), tmp_path)
-    assert [path.name for path in tmp_path.glob(".*")] == []
-
-
-def test_the_scale_of_half_precision_gradients_is_restored(tmp_path: Path) -> None:
-    """float16 is for GPUs, but the scaler is the same on a CPU: it grows, and skips steps that overflow."""
-    recipe, cases = short_recipe(), cached_cases()
-
-    def scaled() -> Trainer:
-        trainer = Trainer(recipe, cases, CPU)
-        trainer.state.scaler = GradScaler("cpu", init_scale=8.0, growth_interval=2)
-        return trainer
-
-    first = scaled()
-    for _ in range(3):
-        first.step()
-    assert first.state.scaler.get_scale() == 16.0
-    save_checkpoint(first.state, recipe, tmp_path / "checkpoint.pt")
-    second = scaled()
-    load_checkpoint(second.state, recipe, tmp_path / "checkpoint.pt")
-    for trainer in (first, second):
-        trainer.step()
-    assert first.state.scaler.get_scale() == second.state.scaler.get_scale() == 32.0
-    assert same(first.state.network, second.state.network)
-
-    before = first.state.network.get_parameter("controller.weight").detach().clone()
-    first.state.scaler.update(1e38)
-    first.step()
-    assert torch.equal(first.state.network.get_parameter("controller.weight").detach(), before)
-    assert first.state.scaler.get_scale() == pytest.approx(0.5e38)
 
 
 def test_the_gradient_of_a_step_in_parts_is_the_mean_over_the_parts() -> None:
@@ -157,6 +95,29 @@ def test_the_gradient_of_a_step_in_parts_is_the_mean_over_the_parts() -> None:
         gradients = [other.state.network.get_parameter(name).grad for other in parts]
         assert weight.grad is not None
         torch.testing.assert_close(weight.grad, torch.stack([g for g in gradients if g is not None]).sum(0) / 2)
+
+
+def test_a_long_gradient_is_shortened() -> None:
+    trainer = Trainer(short_recipe(clip_norm=1e-3), cached_cases(), CPU)
+    trainer.step()
+    gradients = [weight.grad for weight in trainer.state.network.parameters() if weight.grad is not None]
+    assert torch.nn.utils.get_total_norm(gradients).item() == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_stochastic_gradient_descent_is_nesterovs_and_decays_kernels_only() -> None:
+    state = new_state(short_recipe(optimizer="sgd", momentum=0.99, weight_decay=3e-5), CPU)
+    kernels, others = state.optimizer.param_groups
+    assert isinstance(state.optimizer, torch.optim.SGD)
+    assert all(group["nesterov"] and group["momentum"] == 0.99 for group in (kernels, others))
+    assert (kernels["weight_decay"], others["weight_decay"]) == (3e-5, 0.0)
+    assert {weight.dim() for weight in others["params"]} == {1}
+    assert len(kernels["params"]) + len(others["params"]) == len(list(state.network.parameters()))
+
+
+def test_the_memory_layout_of_the_activations_changes_nothing_but_rounding() -> None:
+    trainers = [Trainer(short_recipe(channels_last=last), cached_cases(), CPU) for last in (False, True)]
+    losses = [trainer.step().total.item() for trainer in trainers]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
 
 
 def test_the_head_learns_alone_at_first() -> None:
@@ -198,7 +159,7 @@ def test_a_training_goes_from_files_to_a_bundle_over_an_interruption(tmp_path: P
     assert first.card.preprocessing == recipe.preprocessing
     assert first.card.provenance["annotated_cases_per_task"]["liver"] == 2
     assert first.card.provenance["annotated_cases_per_task"]["spleen"] == 0
-    assert same(first.load_network(), second.load_network())
+    assert same_weights(first.load_network(), second.load_network())
 
 
 def test_a_restarted_training_ignores_the_checkpoint(tmp_path: Path) -> None:
@@ -237,7 +198,7 @@ def test_what_a_case_does_not_annotate_has_no_influence_on_the_training() -> Non
     for _ in range(3):
         for trainer in trainers:
             trainer.step()
-    assert same(trainers[0].state.network, trainers[1].state.network)
+    assert same_weights(trainers[0].state.network, trainers[1].state.network)
 
 
 def test_a_structure_that_no_case_annotates_keeps_its_first_head(tmp_path: Path) -> None:
@@ -251,43 +212,6 @@ def test_a_structure_that_no_case_annotates_keeps_its_first_head(tmp_path: Path)
     tumor, organ = [*range(136, 144), 161], [*range(128, 136), 160]
     assert torch.equal(after[tumor], before[tumor])
     assert not torch.equal(after[organ], before[organ])
-
-
-def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:
-    recipe = short_recipe()
-    save_checkpoint(new_state(recipe, CPU), recipe, tmp_path / "checkpoint.pt")
-    other = short_recipe(learning_rate=0.5)
-    with pytest.raises(CollectionError, match="another recipe"):
-        load_checkpoint(new_state(other, CPU), other, tmp_path / "checkpoint.pt")
-
-
-def test_a_training_may_be_made_longer(tmp_path: Path) -> None:
-    recipe = short_recipe(3)
-    save_checkpoint(new_state(recipe, CPU), recipe, tmp_path / "checkpoint.pt")
-    longer = recipe.with_steps(9)
-    load_checkpoint(new_state(longer, CPU), longer, tmp_path / "checkpoint.pt")
-
-
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04"])
-def test_a_damaged_checkpoint_is_named(tmp_path: Path, content: bytes) -> None:
-    recipe, path = short_recipe(), tmp_path / "checkpoint.pt"
-    path.write_bytes(content)
-    with pytest.raises(CollectionError, match=r"checkpoint\.pt is no readable checkpoint"):
-        load_checkpoint(new_state(recipe, CPU), recipe, path)
-
-
-def test_a_training_that_diverges_keeps_its_last_good_checkpoint(tmp_path: Path) -> None:
-    recipe = short_recipe()
-    good = new_state(recipe, CPU)
-    save_checkpoint(good, recipe, tmp_path / "checkpoint.pt")
-    trainer = Trainer(recipe, cached_cases(), CPU)
-    with torch.no_grad():
-        trainer.state.network.get_parameter("conv1.weight").fill_(math.nan)
-    with pytest.raises(CollectionError, match="diverged"):
-        run(trainer, tmp_path)
-    restored = new_state(recipe, CPU)
-    load_checkpoint(restored, recipe, tmp_path / "checkpoint.pt")
-    assert same(restored.network, good.network)
 
 
 def test_the_log_of_an_interrupted_training_has_every_step_once(tmp_path: Path) -> None:
@@ -383,10 +307,10 @@ def test_a_training_can_begin_with_an_existing_model_and_says_so(tmp_path: Path)
     parent = ModelBundle.open(train(recipe, collection, tmp_path / "first", device="cpu").bundle)
     state = new_state(recipe, CPU)
     start_from(state, recipe, parent)
-    assert same(state.network, parent.load_network())
+    assert same_weights(state.network, parent.load_network())
     child = ModelBundle.open(train(recipe, collection, tmp_path / "second", device="cpu", initial=parent).bundle)
     assert child.card.provenance["parent"]["sha256"] == parent.card.weights["sha256"]
-    assert not same(child.load_network(), parent.load_network())
+    assert not same_weights(child.load_network(), parent.load_network())
 
 
 def test_a_model_of_another_network_is_no_beginning(tmp_path: Path) -> None:

@@ -180,6 +180,6 @@ def choose_device(name: str, processes: Processes = ALONE) -> torch.device:
         if not processes.alone and name.startswith("cuda"):
             hint = f"Start at most {torch.cuda.device_count()} processes on this machine, one a GPU."
         raise CollectionError(f"There is no device '{name}' here.", hint) from error
-    if device.type == "cuda":
+    if device.index is not None and device.type == "cuda":
         torch.cuda.set_device(device)
     return device
