@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from PartialSegTraining.recipe import Recipe
 
 #: Modules that add a kind of benchmark.
-KINDS = ("PartialSegTraining.benchmark.command",)
+KINDS = ("PartialSegTraining.benchmark.command", "PartialSegTraining.finetuning.curvecommand")
 #: Recipe that all systems have in common.
 COMMON = "phantom-benchmark"
 
@@ -81,9 +81,11 @@ def run(arguments: argparse.Namespace) -> int:
         budget = Budget(
             arguments.steps or recipe.optimization.total_steps, arguments.preset, _tests(arguments, collection)
         )
-        runs = _make_runs(systems, seeds, budget, arguments, collection, monitor)
-    results = collect(runs, systems)
-    report = _write(results, recipe, arguments.output, _hardware(arguments.device))
+        hardware = _hardware(arguments.device)
+        for runs in _make_runs(systems, seeds, budget, arguments, collection, monitor):
+            # After every run, so that one can look at what there is.
+            results = collect(runs, systems)
+            report = _write(results, recipe, arguments.output, hardware)
     print(json.dumps(report, indent=1) if arguments.json else text(results, recipe.tasks))
     return 0
 
@@ -95,8 +97,8 @@ def _make_runs(
     arguments: argparse.Namespace,
     collection: Path,
     monitor: Monitor,
-) -> list[RunResult]:
-    """Make the runs that are missing: all systems with the first seed, then with the next one."""
+) -> Iterator[list[RunResult]]:
+    """Make the runs that are missing: all systems with the first seed, then with the next one; yield those so far."""
     from PartialSegLib.terminal import note
     from PartialSegTraining.benchmark.runs import make_run
 
@@ -116,7 +118,7 @@ def _make_runs(
                     monitor=monitor,
                 )
             )
-    return runs
+            yield runs
 
 
 def _phantoms(recipe: Recipe, arguments: argparse.Namespace, monitor: Monitor) -> Path:
