@@ -10,6 +10,7 @@ import pytest
 from finetuning_cases import GEOMETRY, SHAPE, write_case
 
 from bundles import random_bundle
+from PartialSegLib.bundle import ModelBundle
 from PartialSegLib.errors import CollectionError, LabelSpaceError
 from PartialSegLib.images import Geometry, Image, write_image
 from PartialSegTraining.cases import GridError, MissingFileError
@@ -18,7 +19,7 @@ from PartialSegTraining.finetuning.command import read_cases
 
 
 @pytest.fixture(scope="module")
-def parent(tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped-def]
+def parent(tmp_path_factory: pytest.TempPathFactory) -> ModelBundle:
     return random_bundle(tmp_path_factory.mktemp("models") / "parent")
 
 
@@ -41,10 +42,8 @@ def test_some_annotations_of_a_folder_can_be_chosen(tmp_path: Path) -> None:
     case = read_case_folder(write_case(tmp_path / "p", ("liver", "spleen", "kidneys")), ["spleen"])
     assert case.annotated == {"spleen"}
     assert list(case.load()[1]) == ["spleen"]
-    with pytest.raises(CollectionError, match="does not annotate kidneys"):
-        read_case_folder(tmp_path / "p", ["kidneys"]) if False else read_case_folder(
-            write_case(tmp_path / "q", ("liver",)), ["kidneys"]
-        )
+    with pytest.raises(CollectionError, match="does not annotate aorta"):
+        read_case_folder(tmp_path / "p", ["aorta"])
 
 
 def test_a_folder_of_case_folders_stands_for_all_of_them(tmp_path: Path) -> None:
@@ -92,8 +91,13 @@ def test_annotations_are_left_out_without_touching_the_case(tmp_path: Path) -> N
         (("liver",), {"add_structures": ("thing",)}, LabelSpaceError, "Nothing describes the structure 'thing'"),
     ],
 )
-def test_structures_that_do_not_fit_the_model_are_refused(  # type: ignore[no-untyped-def]
-    parent, tmp_path: Path, keys: tuple[str, ...], chosen: dict[str, object], error: type[Exception], words: str
+def test_structures_that_do_not_fit_the_model_are_refused(
+    parent: ModelBundle,
+    tmp_path: Path,
+    keys: tuple[str, ...],
+    chosen: dict[str, object],
+    error: type[Exception],
+    words: str,
 ) -> None:
     case = read_case_folder(write_case(tmp_path / "p", keys))
     with pytest.raises(error, match=words):
@@ -101,7 +105,7 @@ def test_structures_that_do_not_fit_the_model_are_refused(  # type: ignore[no-un
     assert not (tmp_path / "out").exists()
 
 
-def test_bad_cases_are_refused_before_anything_is_trained(parent, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_bad_cases_are_refused_before_anything_is_trained(parent: ModelBundle, tmp_path: Path) -> None:
     def attempt(*folders: Path, held_out: tuple[Path, ...] = (), mode: str = "quick") -> None:
         cases, others = ([read_case_folder(folder) for folder in part] for part in (folders, held_out))
         finetune(parent, cases, tmp_path / "out", mode=mode, held_out=others)

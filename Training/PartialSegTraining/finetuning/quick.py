@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -43,9 +43,11 @@ class HeadPlan:
         Its highest value, after a tenth of the steps; it then falls to zero.
     windows : int
         Of each step.
+    voxels : int
+        About so many of the kept voxels of each window are looked at in a step.
     dropout : float
-        Part of the columns that a fresh map of a task's own does not see at a step: with one case there is
-        much that happens to tell its structure apart.
+        Part of the channels that a fresh map of a task's own does not see in a step: with one case, much
+        happens to tell its structure apart.
     seed : int
         Decides the order of the windows.
     """
@@ -53,6 +55,7 @@ class HeadPlan:
     steps: int = 300
     learning_rate: float = 1e-2
     windows: int = 6
+    voxels: int = 4096
     dropout: float = 0.2
     seed: int = 0
 
@@ -140,7 +143,8 @@ def learn_head(
             rate = learning_rate(step, peak=plan.learning_rate, total_steps=plan.steps, warmup_steps=plan.steps // 10)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            loss = head_step(head, _some(lessons, plan.windows, generator), optimizer, dropout)
+            chosen = [_thinned(lesson, plan.voxels, generator) for lesson in _some(lessons, plan.windows, generator)]
+            loss = head_step(head, chosen, optimizer, dropout)
             if not math.isfinite(loss):
                 raise CollectionError(
                     f"The training of '{head.name}' diverged after {step + 1} steps.", "Lower the learning rate."
@@ -155,10 +159,12 @@ def head_step(
 ) -> float:
     """Make one step on some windows, and return its loss."""
     device = next(head.network.parameters()).device
+    width = lessons[0].columns.values.shape[1]
+    seen = (torch.rand(width) >= dropout).float().to(device) / (1.0 - dropout)
     sums: list[Tensor] = []
     for lesson in lessons:
         values = lesson.columns.values.to(device).float()
-        logits = head.logits(functional.dropout(values, dropout), lesson.columns.pooled.to(device))
+        logits = head.logits(values * seen if dropout else values, lesson.columns.pooled.to(device))
         sums.append(_sums(logits, lesson.target.to(device), lesson.columns.weight.to(device)))
     optimizer.zero_grad(set_to_none=True)
     loss = _loss(torch.stack(sums).sum(0))
@@ -174,7 +180,7 @@ def column_dice(head: TaskHead, cases: Sequence[SampledCase]) -> dict[str, float
     for case in cases:
         for lesson in _lessons(head, case, True):
             columns = lesson.columns
-            found = head.logits(columns.values.float(), columns.pooled) > 0
+            found = _answers(head, columns) > 0
             for channel, key in enumerate(head.channels):
                 if key in case.structures:
                     truth = lesson.target[:, channel] > 0
@@ -190,7 +196,7 @@ def _lessons(head: TaskHead, case: SampledCase, new: bool) -> list[Lesson]:
     lessons = []
     for columns in case.windows:
         target = torch.full((len(columns.values), len(head.channels)), UNKNOWN)
-        answers = None if new else head.logits(columns.values.float(), columns.pooled).cpu()
+        answers = None if new else _answers(head, columns)
         for channel, key in enumerate(head.channels):
             if key in case.structures:
                 target[:, channel] = columns.inside[:, case.structures.index(key)].float()
@@ -198,6 +204,12 @@ def _lessons(head: TaskHead, case: SampledCase, new: bool) -> list[Lesson]:
                 target[:, channel] = (answers[:, channel] > 0).float()
         lessons.append(Lesson(columns, target))
     return lessons
+
+
+def _answers(head: TaskHead, columns: Columns) -> Tensor:
+    """Return the (S, K) logits of the head at the kept voxels of a window, on the CPU."""
+    device = next(head.network.parameters()).device
+    return head.logits(columns.values.to(device).float(), columns.pooled.to(device)).cpu()
 
 
 def _some(lessons: Sequence[Lesson], count: int, generator: torch.Generator) -> list[Lesson]:
@@ -208,6 +220,18 @@ def _some(lessons: Sequence[Lesson], count: int, generator: torch.Generator) -> 
     if showing and not any((lesson.target > 0).any() for lesson in chosen):
         chosen[-1] = showing[int(torch.randint(len(showing), (1,), generator=generator))]
     return chosen
+
+
+def _thinned(lesson: Lesson, count: int, generator: torch.Generator) -> Lesson:
+    """Return about `count` voxels of a window, of each stratum its share: its voxels lie together."""
+    columns, stride = lesson.columns, -(-len(lesson.target) // count)
+    if stride == 1:
+        return lesson
+    part = slice(int(torch.randint(stride, (1,), generator=generator)), None, stride)
+    thinned = replace(
+        columns, values=columns.values[part], inside=columns.inside[part], weight=stride * columns.weight[part]
+    )
+    return Lesson(thinned, lesson.target[part])
 
 
 def _sums(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
