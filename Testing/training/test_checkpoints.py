@@ -35,9 +35,10 @@ def test_a_checkpoint_is_written_when_the_last_one_is_old(tmp_path: Path) -> Non
     assert restored.step == 3
 
 
-def test_what_killed_processes_left_of_checkpoints_is_removed(tmp_path: Path) -> None:
-    unfinished = tmp_path / ".checkpoint.pt.0a1b2c3d.part"
-    unfinished.write_bytes(b"half a checkpoint")
+def test_what_killed_processes_left_behind_is_removed(tmp_path: Path) -> None:
+    (tmp_path / ".checkpoint.pt.0a1b2c3d.part").write_bytes(b"half a checkpoint")
+    (tmp_path / ".phantom-tiny-best.0a1b2c3d.part").mkdir()
+    (tmp_path / ".phantom-tiny-best.0a1b2c3d.part" / "card.json").write_text("{")
     run(Trainer(short_recipe(1), cached_cases(), CPU), tmp_path)
     assert [path.name for path in tmp_path.glob(".*")] == []
 

@@ -101,7 +101,7 @@ class _Loop:
         self._checkpoint = folder / CHECKPOINT
         if self._first:
             folder.mkdir(parents=True, exist_ok=True)
-            remove_unfinished(self._checkpoint)
+            remove_unfinished(folder, (CHECKPOINT, self._recipe.name, f"{self._recipe.name}-best"))
         writing = folder if self._first else None
         self.recorder = Recorder(writing, self._state.step, tensorboard=self._plan.tensorboard)
         self._saved_at, self._saved_step = time.monotonic(), -1

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import copy
 import pickle
+import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -175,10 +177,13 @@ def load_checkpoint(state: TrainingState, recipe: Recipe, path: Path) -> None:
     state.best_dice = float(validation["best_dice"])
 
 
-def remove_unfinished(path: Path) -> None:
-    """Remove what processes that were killed while they wrote a checkpoint left beside `path`."""
-    for unfinished in path.parent.glob(f".{path.name}.*.part"):
-        unfinished.unlink(missing_ok=True)
+def remove_unfinished(folder: Path, names: Sequence[str]) -> None:
+    """Remove what processes that were killed while they wrote the files or bundles of these `names` left behind."""
+    for unfinished in (path for name in names for path in folder.glob(f".{name}.*.part")):
+        if unfinished.is_dir():
+            shutil.rmtree(unfinished, ignore_errors=True)
+        else:
+            unfinished.unlink(missing_ok=True)
 
 
 def _freeze_but(network: PartialLabelNetwork, recipe: Recipe) -> None:
