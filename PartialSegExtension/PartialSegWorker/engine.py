@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -64,7 +65,10 @@ class Engine:
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        self._folder = folder
+        self._folder = folder and folder / "features"
+        if self._folder is not None:
+            # A worker that was killed left them; this one has taken its place.
+            shutil.rmtree(self._folder, ignore_errors=True)
         self._loaded: _Loaded | None = None
         self._read: _Read | None = None
         self._cache: FeatureCache | None = None
@@ -218,6 +222,8 @@ class Engine:
         from PartialSegLib.inference.featurecache import FeatureCache
 
         if self._cache is None:
+            if self._folder is not None:
+                self._folder.mkdir(parents=True, exist_ok=True)
             self._cache = FeatureCache(folder=self._folder)
         return self._cache
 
@@ -288,7 +294,12 @@ def _free() -> None:
     """Give memory back that belonged to a model or an image which is gone."""
     gc.collect()
     torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_initialized():
+    if torch is None:
+        return
+    from PartialSegLib.inference.allocation import give_back
+
+    give_back()
+    if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
 
 

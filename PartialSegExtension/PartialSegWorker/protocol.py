@@ -12,7 +12,8 @@ progress     ``id``, ``event``, ``stage``, ``done``, ``total`` (0: unknown), ``s
              ``unit`` (``B`` for bytes)
 partial      ``id``, ``event``, ``task`` (its key), ``output`` (a file with the structures of this task, which
              change no more; whoever asked for it removes it) and ``structures`` (as in the result)
-loss         ``id``, ``event``, ``step``, ``total``, ``loss`` (null where it is no number), ``phase``
+loss         ``id``, ``event``, ``phase`` (a word), ``step`` and ``total`` (of this phase), ``loss`` (null
+             where it is no number)
 result       ``id``, ``event``, ``result`` (object)
 error        ``id`` (null when the line had none), ``event``, ``code``, ``message``, ``hint``,
              ``traceback``

@@ -18,6 +18,8 @@ The predictor wraps its extractor in a :class:`CachingExtractor`; the worker own
 from __future__ import annotations
 
 import hashlib
+import math
+import mmap
 import shutil
 import tempfile
 import weakref
@@ -137,8 +139,7 @@ class FeatureCache:
         return features
 
     def put(self, key: bytes, features: Features) -> None:
-        """Keep features (N = 1), unless no room can be made for them. They must not be changed afterwards."""
-        features = Features(_owned(features.map), _owned(features.pooled))
+        """Keep a copy of features (N = 1), unless no room can be made for them."""
         size = _size(features)
         if size > max(self._allowed, self._disk_bytes):
             return
@@ -150,7 +151,9 @@ class FeatureCache:
             self._drop(oldest)
             used, disk = self.memory_used, self.disk_used
         if used + size <= self._allowed:
-            self._kept[key] = _Kept(size, self._run, features)
+            self._kept[key] = _Kept(
+                size, self._run, Features(_in_own_pages(features.map), features.pooled.cpu().clone())
+            )
         else:
             self._keep_in_file(key, features, self._run)
 
@@ -259,29 +262,40 @@ class _Kept:
     @classmethod
     def in_file(cls, file: Path, features: Features, run: int) -> Self:
         """Write the map to a file, whose folder may have no room (``OSError``)."""
-        # Channels-last maps stay so: other layouts may round differently in a head.
-        outer_to_inner = sorted(range(features.map.ndim), key=features.map.stride, reverse=True)
-        flat = features.map.permute(outer_to_inner).contiguous()
-        flat.numpy().tofile(file)
-        order = tuple(outer_to_inner.index(axis) for axis in range(features.map.ndim))
-        rest = Features(flat.new_empty(0), features.pooled)
-        return cls(_size(features), run, rest, file, tuple(flat.shape), order)
+        values, order = _in_memory_order(features.map)
+        values.numpy().tofile(file)
+        rest = Features(values.new_empty(0), features.pooled.cpu().clone())
+        return cls(_size(features), run, rest, file, tuple(values.shape), order)
 
     def load(self) -> Features:
         """Return the features; from a file they are mapped, so that the system reads them as they are used."""
         if self.file is None:
             return self.features
-        count = 1
-        for size in self.shape:
-            count *= size
-        values = torch.from_file(str(self.file), shared=False, size=count, dtype=self.features.map.dtype)
+        values = torch.from_file(
+            str(self.file), shared=False, size=math.prod(self.shape), dtype=self.features.map.dtype
+        )
         return Features(values.view(self.shape).permute(self.order), self.features.pooled)
 
 
-def _owned(values: Tensor) -> Tensor:
-    """Return a tensor on the CPU that holds no more memory than its own."""
-    values = values.detach().cpu()
-    return values if values.untyped_storage().nbytes() == values.nbytes else values.clone()
+def _in_memory_order(values: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+    """Return the values on the CPU with their axes as they follow in memory, and where each axis went.
+
+    Channels-last maps stay so: other layouts may round differently in a head.
+    """
+    outer_to_inner = sorted(range(values.ndim), key=values.stride, reverse=True)
+    order = tuple(outer_to_inner.index(axis) for axis in range(values.ndim))
+    return values.detach().cpu().permute(outer_to_inner).contiguous(), order
+
+
+def _in_own_pages(values: Tensor) -> Tensor:
+    """Copy values to memory of their own from the system.
+
+    Among the blocks of the network they would part the free memory that it uses again and again
+    (:mod:`PartialSegLib.inference.allocation`), and some of it would stay taken after they are gone.
+    """
+    ordered, order = _in_memory_order(values)
+    pages = torch.frombuffer(mmap.mmap(-1, ordered.nbytes), dtype=ordered.dtype)
+    return pages.copy_(ordered.flatten()).view(ordered.shape).permute(order)
 
 
 def _size(features: Features) -> int:

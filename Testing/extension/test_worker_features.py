@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -108,10 +107,25 @@ def test_features_on_disk_lie_in_the_private_folder_and_go_with_unload(
     monkeypatch.setattr(featurecache, "free_memory", lambda device: 4 * 2 * 4 * 8 * 16 * 32 * 32)
     engine = Engine(private)
     engine.segment(wanted(image, model, tmp_path), Monitor())
-    assert len(os.listdir(private)) == 1
+    assert [*private.rglob("*.features")]
     assert reused(engine.segment(wanted(image, model, tmp_path, tasks=["spleen"]), Monitor()))
     engine.unload()
-    assert os.listdir(private) == []
+    assert not [*private.rglob("*.features")]
+
+
+def test_features_of_a_worker_that_was_killed_are_removed_by_the_next(
+    image: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(featurecache, "free_memory", lambda device: 0)
+    (tmp_path / "scan.nrrd").touch()
+    killed = Engine(tmp_path)
+    killed.segment(wanted(image, model, tmp_path), Monitor())
+    assert [*tmp_path.rglob("*.features")]
+    Engine(tmp_path)
+    assert not [*tmp_path.rglob("*.features")]
+    assert (tmp_path / "scan.nrrd").exists()
+    # Whoever looked for them computes them again.
+    assert not reused(killed.segment(wanted(image, model, tmp_path), Monitor()))
 
 
 # ---- parts of a result

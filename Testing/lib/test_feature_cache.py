@@ -315,6 +315,22 @@ def test_a_slice_of_a_larger_tensor_is_kept_without_the_rest() -> None:
         found = cache.get(b"a")
         assert found is not None
         assert found.map.untyped_storage().nbytes() == found.map.nbytes
+        batch += 1
+        assert float(found.map.sum()) == 0
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks Linux for the memory of a process")
+def test_memory_of_forgotten_features_goes_back_to_the_system() -> None:
+    import psutil
+
+    size, process = 64 * 2**20, psutil.Process()
+    with FeatureCache(GIB, 0) as cache:
+        before = process.memory_info().rss
+        for number in range(4):
+            cache.put(bytes([number]), Features(torch.ones(1, 1, 1, 1, size // 4), torch.zeros(1, 1)))
+        assert process.memory_info().rss - before > 3 * size
+        cache.clear()
+        assert process.memory_info().rss - before < size
 
 
 # ---- files
