@@ -194,8 +194,8 @@ def _own_weights(network: PartialLabelNetwork, task: int) -> list[tuple[nn.Param
         rows = torch.zeros(len(network.outputs), device=head.weight.device)
         channels = network.label_space.tasks[task].structures
         rows[[network.outputs.index(key) for key in channels]] = 1.0
-        own: list[tuple[nn.Parameter, Tensor | None]] = [(head.weight, rows[:, None, None, None, None])]
-        return own if head.bias is None else [*own, (head.bias, rows)]
+        masks = {"weight": rows[:, None, None, None, None], "bias": rows}
+        return [(weight, masks[name]) for name, weight in head.named_parameters()]
     layer: nn.Module
     if isinstance(network, KiTS21):
         layer = network.heads[task]
