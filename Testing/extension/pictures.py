@@ -24,11 +24,14 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 os.environ.setdefault("QT_SCALE_FACTOR", "1.5")
 
 import host  # noqa: E402
+import psutil  # noqa: E402
 
 #: Width of the module panel in Slicer's default layout, in points.
 WIDTH = 350
 PATIENCE = 900.0
 CAPTION = "Phantom: a synthetic CT, no patient"
+#: Two synthetic patients, whom the bundled model did not see in training.
+FIRST_PATIENT, SECOND_PATIENT = 3, 4
 
 
 class Studio:
@@ -76,13 +79,12 @@ class Studio:
         return panel.grab().toImage()
 
 
-def phantom(studio: Studio) -> Any:
-    """Add a phantom to the scene."""
+def phantom(studio: Studio, seed: int) -> None:
+    """Add a phantom to the scene and choose it."""
     from PartialSegSlicer.logic.sampledata import addPhantom
 
-    node = addPhantom(studio.widget.logic)
-    studio.widget.initializeParameterNode()
-    return node
+    studio.widget._parameterNode.inputVolume = addPhantom(studio.widget.logic, seed)
+    studio.widget._parameterNode.outputSegmentation = None
 
 
 def choose(studio: Studio, *keys: str) -> None:
@@ -140,37 +142,75 @@ def bare_python(folder: Path) -> Iterator[Path]:
 
 
 def work(studio: Studio) -> list[Any]:
-    """Return the pictures of a day: chosen, running, finished."""
-    studio.open()
-    phantom(studio)
-    choose(studio, "liver", "liver_tumor", "kidneys", "hepatic_vessels", "pancreas", "spleen")
+    """Return the pictures of a day: chosen, running, finished, learned."""
+    phantom(studio, FIRST_PATIENT)
+    choose(studio, "liver", "kidney/kidneys", "hepatic_vessel/hepatic_vessels", "pancreas/pancreas", "spleen")
     studio.sections("input", "task", "run")
     images = [studio.picture()]
     studio.ui.applyButton.click()
     bar = studio.ui.progressBar
-    studio.until(lambda: bar.maximum > 4 and bar.value >= bar.maximum // 3)
+    studio.until(lambda: studio.ui.statusLabel.text.startswith("Segmenting") and bar.value * 3 >= bar.maximum)
     images.append(studio.picture())
-    studio.until(lambda: not studio.widget.logic.busy)
-    studio.ui.resultTable.selectRow(2)
-    studio.ui.correctedButton.click()
+    finish(studio)
+    save_case(studio)
     studio.ui.reviewNextButton.click()
-    studio.sections("run", "result", "learn")
+    studio.sections("run", "result")
+    images.append(studio.picture())
+    phantom(studio, SECOND_PATIENT)
+    studio.ui.applyButton.click()
+    finish(studio)
+    save_case(studio)
+    studio.ui.fineTuneButton.click()
+    finish(studio)
+    studio.sections("learn")
     images.append(studio.picture())
     return images
 
 
-def trouble(studio: Studio) -> list[Any]:
-    """Return the pictures of an error, and of a first day."""
-    from PartialSegWorker.errors import WORKER_CRASHED, WorkerError
+def finish(studio: Studio) -> None:
+    """Wait for the end of what is under way; an error ends the pictures."""
+    studio.until(lambda: not studio.widget.logic.busy)
+    if not studio.ui.errorPanel.isHidden():
+        raise SystemExit(f"{studio.ui.errorMessage.text} {studio.ui.errorHint.text}")
 
-    studio.widget.panel.problems.show(WorkerError(WORKER_CRASHED, "x", "y"))
-    return [studio.picture()]
+
+def save_case(studio: Studio) -> None:
+    """Mark the kidneys and the spleen as corrected, and save them as a training case."""
+    table = studio.ui.resultTable
+    for row in range(table.rowCount):
+        if table.item(row, 0).text() in ("Kidneys", "Spleen"):
+            table.selectRow(row)
+            studio.ui.correctedButton.click()
+    studio.ui.saveCaseButton.click()
+
+
+def trouble(studio: Studio) -> list[Any]:
+    """Return the pictures of a worker that was killed, and of a first day."""
+    studio.sections("run")
+    studio.ui.applyButton.click()
+    studio.until(lambda: studio.ui.progressBar.maximum > 1)
+    psutil.Process(studio.widget.logic.session.client.hello["pid"]).kill()
+    studio.until(lambda: not studio.widget.logic.busy)
+    killed = studio.picture()
+    studio.ui.errorCloseButton.click()
+    with tempfile.TemporaryDirectory() as folder, bare_python(Path(folder)):
+        studio.widget.logic.close()
+        studio.ui.setupCheckButton.click()
+        studio.until(lambda: not studio.widget.logic.session.active)
+        studio.sections("input", "setup")
+        return [studio.picture(), killed]
+
+
+def main(folder: Path) -> None:
+    """Make all pictures."""
+    studio = Studio()
+    with tempfile.TemporaryDirectory() as cases:
+        os.environ["PARTIALSEG_CASES"] = cases
+        studio.open()
+        side_by_side(work(studio), folder / "panel.png")
+        side_by_side(trouble(studio), folder / "panel-problems.png")
+        studio.host.reset()
 
 
 if __name__ == "__main__":
-    target = Path(sys.argv[1] if len(sys.argv) > 1 else HERE.parents[1] / "docs")
-    stage = Studio()
-    with tempfile.TemporaryDirectory() as cases:
-        os.environ["PARTIALSEG_CASES"] = cases
-        side_by_side(work(stage), target / "panel.png")
-    stage.host.reset()
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else HERE.parents[1] / "docs")

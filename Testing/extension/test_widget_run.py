@@ -188,6 +188,19 @@ def test_a_structure_is_marked_as_corrected_and_back(panel: OpenPanel) -> None:
     assert not isCompleted(segmentOf(node, segment))
 
 
+def test_the_segment_editor_opens_on_the_selected_structure(panel: OpenPanel) -> None:
+    volume = panel.add_scan()
+    panel.choose(*KEYS)
+    panel.run()
+    panel.ui.resultTable.selectRow(1)
+    panel.ui.editorButton.click()
+    editor = panel.host.app.moduleManager().module("SegmentEditor")
+    node = panel.settings.outputSegmentation
+    assert (editor.segmentation, editor.volume) == (node, volume)
+    assert editor.segment == segmentIDs(node)[1]
+    panel.host.slicer.util.selectModule("PartialSeg")
+
+
 def test_undo_takes_the_run_back_and_asks_before_it_loses_an_edit(panel: OpenPanel) -> None:
     volume = panel.add_scan()
     panel.choose(*KEYS)

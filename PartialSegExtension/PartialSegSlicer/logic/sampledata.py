@@ -22,13 +22,15 @@ _SEED = 3
 _SPACING = [2.0, 2.0, 4.0]
 
 
-def addPhantom(logic: HeadlessLogic) -> Any:
+def addPhantom(logic: HeadlessLogic, seed: int = _SEED) -> Any:
     """Draw a phantom in the worker and add it to the scene; it is shown when there are views.
 
     Parameters
     ----------
     logic : HeadlessLogic
         Whose worker draws it; that takes a few seconds.
+    seed : int
+        Decides the patient.
 
     Returns
     -------
@@ -41,7 +43,7 @@ def addPhantom(logic: HeadlessLogic) -> Any:
     """
     file = logic.session.privateFile(".nrrd")
     try:
-        logic.session.finish(logic.session.ask(Question("phantom", PhantomParameters(str(file), _SEED, _SPACING))))
+        logic.session.finish(logic.session.ask(Question("phantom", PhantomParameters(str(file), seed, _SPACING))))
         image = read_image(file)
     finally:
         file.unlink(missing_ok=True)

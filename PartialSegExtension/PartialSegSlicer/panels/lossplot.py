@@ -56,7 +56,7 @@ def _draw(painter: Any, points: list[tuple[int, float]], total: int, width: int,
     wide, high = width - left - right, height - top - bottom
     muted = palette.color(qt.QPalette.Disabled, qt.QPalette.Text)
     highest, lowest = _range([loss for _step, loss in points])
-    painter.setPen(qt.QPen(muted, 1))
+    painter.setPen(qt.QPen(muted))
     painter.drawLine(left, top, left, top + high)
     painter.drawLine(left, top + high, left + wide, top + high)
     for value, line in ((highest, top + 8), (lowest, top + high)):
@@ -74,7 +74,9 @@ def _draw(painter: Any, points: list[tuple[int, float]], total: int, width: int,
             path.lineTo(x, y)
         else:
             path.moveTo(x, y)
-    painter.setPen(qt.QPen(palette.color(qt.QPalette.Highlight), 2))
+    pen = qt.QPen(palette.color(qt.QPalette.Highlight))
+    pen.setWidth(2)
+    painter.setPen(pen)
     painter.drawPath(path)
 
 

@@ -173,9 +173,11 @@ class ResultPanel:
 
     def _openEditor(self) -> None:
         """Open the Segment Editor on the selected structure."""
-        row, node = self.selected, self.node
+        row, node, settings = self.selected, self.node, self._context.settings()
         slicer.util.selectModule("SegmentEditor")
         editor = slicer.util.getModuleWidget("SegmentEditor").editor
         editor.setSegmentationNode(node)
+        if settings is not None:
+            editor.setSourceVolumeNode(settings.inputVolume)
         if row is not None and row.segmentID in segmentIDs(node):
             editor.setCurrentSegmentID(row.segmentID)

@@ -88,7 +88,10 @@ class Host:
 
     def reset(self) -> None:
         """Unload the modules, empty the scene, and forget dialogs, packages and settings."""
+        from host.modules import SegmentEditor
+
         self.app.moduleManager().unloadAll()
+        self.app.moduleManager().modules["SegmentEditor"] = SegmentEditor()
         self.mrml.scene.Clear(0)
         self.dialogs.reset()
         self.packages.reset()

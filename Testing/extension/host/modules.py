@@ -122,3 +122,40 @@ def load(path: Path) -> qSlicerScriptedLoadableModule:
         manager.modules[path.stem] = module
     found: qSlicerScriptedLoadableModule = manager.modules[path.stem]
     return found
+
+
+class SegmentEditor:
+    """Slicer's module Segment Editor, as far as other modules use it: it keeps what it was told to edit."""
+
+    name = "SegmentEditor"
+
+    def __init__(self) -> None:
+        self.editor = self
+        self.segmentation: Any = None
+        self.volume: Any = None
+        self.segment = ""
+
+    def widgetRepresentation(self) -> SegmentEditor:
+        """Return the panel, whose attribute ``editor`` is the editor."""
+        return self
+
+    def setSegmentationNode(self, node: Any) -> None:
+        """Edit a segmentation."""
+        self.segmentation = node
+
+    def setSourceVolumeNode(self, node: Any) -> None:
+        """Edit on a volume."""
+        self.volume = node
+
+    def setCurrentSegmentID(self, segment: str) -> None:
+        """Edit one segment."""
+        self.segment = segment
+
+    def enter(self) -> None:
+        """Show the panel; there is none here."""
+
+    def leave(self) -> None:
+        """Hide the panel."""
+
+    def unload(self) -> None:
+        """Forget the module."""
