@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -282,3 +283,22 @@ def test_images_without_a_unit_are_changed_within_their_own_range() -> None:
     changed = cut.batch([case], [draw], [Change(np.eye(3), brightness=3.0, contrast=1.2, gamma=0.8)]).image
     assert plain.min() <= changed.min() < changed.max() <= plain.max()
     assert not torch.allclose(changed, plain)
+
+
+def test_the_list_of_nnunet_is_the_one_that_nnunet_builds() -> None:
+    """Step by step, with its options, but for what belongs to cutting and for timing algorithms of blurring."""
+    trainer = pytest.importorskip("nnunetv2.training.nnUNetTrainer.nnUNetTrainer").nnUNetTrainer
+    theirs = trainer.get_training_transforms((96, 128, 128), (-0.5, 0.5), None, (0, 1, 2), False).transforms
+    ours = lists.make_list("nnunet", (96, 128, 128)).transforms  # type: ignore[attr-defined]
+    intensities = [step for step in theirs if type(step).__name__ == "RandomTransform"]
+    assert type(theirs[1 + len(intensities)]).__name__ == "MirrorTransform"
+    assert [options(step) for step in ours] == [options(step) for step in intensities]
+
+
+def options(step: Any) -> dict[str, Any]:
+    """What decides about a step of a list, as plain values."""
+    inner = step.transform
+    values = {name: vars(value) if hasattr(value, "__dict__") else value for name, value in vars(inner).items()}
+    for timing in ("benchmark", "benchmark_num_runs", "benchmark_use_fft", "blur_fn"):
+        values.pop(timing, None)
+    return {"step": type(inner).__name__, "probability": step.apply_probability, **values}
