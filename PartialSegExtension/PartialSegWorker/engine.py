@@ -222,8 +222,6 @@ class Engine:
         from PartialSegLib.inference.featurecache import FeatureCache
 
         if self._cache is None:
-            if self._folder is not None:
-                self._folder.mkdir(parents=True, exist_ok=True)
             self._cache = FeatureCache(folder=self._folder)
         return self._cache
 

@@ -56,7 +56,8 @@ class FeatureCache:
     disk_bytes : int, optional
         Limit of disk space; by default half of what is free now, up to 32 GiB.
     folder : Path, optional
-        Where the private folder is made when it is needed; the folder for temporary files by default.
+        Where the private folder is made when it is needed, and made itself then; the folder for temporary
+        files by default.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class FeatureCache:
         if memory_bytes is None:
             memory_bytes = min(int(_MEMORY_SHARE * free_memory(torch.device("cpu"))), _MEMORY_BYTES)
         if disk_bytes is None:
-            disk_bytes = min(int(_DISK_SHARE * shutil.disk_usage(self._parent).free), _DISK_BYTES)
+            disk_bytes = min(int(_DISK_SHARE * _free_disk_space(self._parent)), _DISK_BYTES)
         self._memory_bytes, self._disk_bytes = memory_bytes, disk_bytes
         self._allowed = memory_bytes
         # In the order of their last use.
@@ -187,6 +188,7 @@ class FeatureCache:
 
     def _private_folder(self) -> Path:
         if self._private is None:
+            self._parent.mkdir(parents=True, exist_ok=True)
             # Mode 0700: features tell about a patient.
             self._private = Path(tempfile.mkdtemp(prefix="features-", dir=self._parent))
             self._remove_private = weakref.finalize(self, shutil.rmtree, self._private, ignore_errors=True)
@@ -296,6 +298,14 @@ def _in_own_pages(values: Tensor) -> Tensor:
     ordered, order = _in_memory_order(values)
     pages = torch.frombuffer(mmap.mmap(-1, ordered.nbytes), dtype=ordered.dtype)
     return pages.copy_(ordered.flatten()).view(ordered.shape).permute(order)
+
+
+def _free_disk_space(folder: Path) -> int:
+    """Return the free bytes where a folder lies, or will lie; 0 where nobody can tell."""
+    for place in (folder, *folder.absolute().parents):
+        with suppress(OSError):
+            return shutil.disk_usage(place).free
+    return 0
 
 
 def _size(features: Features) -> int:

@@ -352,6 +352,22 @@ def test_files_are_private_and_go_with_the_cache(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
+def test_a_folder_that_is_not_there_yet_is_made_when_it_is_needed(tmp_path: Path) -> None:
+    with FeatureCache(0, folder=tmp_path / "a" / "b") as cache:
+        assert os.listdir(tmp_path) == []
+        cache.put(b"a", window(1.0))
+        assert cache.folder is not None
+        assert cache.folder.parent == tmp_path / "a" / "b"
+        assert cache.get(b"a") is not None
+
+
+def test_a_folder_that_cannot_be_made_costs_no_result(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with FeatureCache(0, folder=tmp_path / "file" / "features") as cache:
+        cache.put(b"a", window(1.0))
+        assert len(cache) == 0
+
+
 def test_a_file_that_was_cleaned_away_or_cut_is_computed_again(tmp_path: Path) -> None:
     with FeatureCache(0, GIB, tmp_path) as cache:
         for name in (b"gone", b"cut"):
