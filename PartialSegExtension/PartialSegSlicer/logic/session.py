@@ -111,7 +111,7 @@ class Session:
         return job
 
     def ask(self, question: Question) -> Question:
-        """Ask the worker something that takes a moment.
+        """Ask the worker something that takes a moment; an older question of its kind is withdrawn.
 
         Raises
         ------
@@ -119,6 +119,9 @@ class Session:
             When a job runs.
         """
         self.requireIdle("This")
+        for older in self._questions:
+            if older.kind == question.kind and not older.ended:
+                older.cancel()
         self._questions = [item for item in self._questions if not item.ended]
         self._questions.append(question)
         question.start(self)

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from slicer import util  # type: ignore[import-untyped]
+
 from PartialSegSlicer.logic.errors import SetupError
 from PartialSegSlicer.logic.interpreter import Interpreter
 from PartialSegSlicer.logic.jobs import Listeners
@@ -239,16 +241,13 @@ def _installOrdinary(packages: Sequence[PackageState]) -> None:
     wanted = [package.requirement for package in packages]
     # What is there and does not load is installed again: pip would take it for good.
     damaged = [package.requirement for package in packages if package.version]
+    if damaged:
+        util.pip_install(["--force-reinstall", "--no-deps", *damaged])
     packaging = _module("slicer.packaging")
     if packaging is None:
-        util = importlib.import_module("slicer.util")
-        if damaged:
-            util.pip_install(["--force-reinstall", "--no-deps", *damaged])
         util.pip_install(wanted)
         return
     requirement = importlib.import_module("packaging.requirements").Requirement
-    if damaged:
-        packaging.pip_install(["--force-reinstall", "--no-deps", *damaged])
     # The panel has asked already.
     packaging.pip_ensure([requirement(item) for item in wanted], requester="PartialSeg", prompt_install=False)
 
@@ -263,7 +262,7 @@ def _installTorch(package: PackageState) -> None:
         )
     if package.version:
         # The remains of a broken installation would be taken for a good one.
-        importlib.import_module("slicer.util").pip_uninstall("torch torchvision")
+        util.pip_uninstall("torch torchvision")
     installed = utilities.PyTorchUtilsLogic().installTorch(
         askConfirmation=False, torchVersionRequirement=package.requirement[len(_TORCH) :]
     )
