@@ -89,21 +89,23 @@ def test_a_killed_training_loses_the_current_step_and_nothing_is_damaged(
 def test_a_training_that_is_asked_to_end_saves_and_leaves_with_a_status_of_its_own(
     folder: Path, tmp_path: Path
 ) -> None:
-    """What a cluster does before it takes a machine away: SIGTERM, and some time to save."""
+    """What a cluster does before it takes a machine away: SIGTERM to every process, and some time to save."""
     recipe = tmp_path / "long.toml"
     text = (folder / "recipe.toml").read_text()
-    recipe.write_text(text.replace("total_steps = 5", "total_steps = 100000").replace("checkpoint_every = 1", ""))
+    text = text.replace("total_steps = 5", "total_steps = 100000").replace("checkpoint_every = 1", "")
+    recipe.write_text(f'{text}\n[loading]\nkeep = "disk"\nworkers = 1\n')
     words = ["train", str(recipe), "--collection", str(folder / "collection"), "--output", str(tmp_path / "run")]
     training = subprocess.Popen(
         [sys.executable, "-m", "PartialSegLib", *words, "--device", "cpu"],
         env=ENVIRONMENT,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
     log = tmp_path / "run" / "log.jsonl"
     while training.poll() is None and not (log.is_file() and log.read_text().count("\n") >= 2):
         time.sleep(0.05)
-    training.terminate()
+    os.killpg(training.pid, signal.SIGTERM)
     _, message = training.communicate()
     assert training.returncode == PreemptedError.exit_code == 75, message
     assert "Stopped by SIGTERM" in message

@@ -7,6 +7,7 @@ batches in order and is told how long it waited. Called by the trainer.
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -154,8 +155,18 @@ class BatchLoader:
                 pin_memory=self._device.type == "cuda",
                 # A process that was forked from one with threads of torch and blosc2 may hang.
                 multiprocessing_context="spawn",
+                worker_init_fn=_leave_signals_to_the_training,
             )
         )
+
+
+def _leave_signals_to_the_training(worker: int) -> None:
+    """Ignore Ctrl+C and SIGTERM in a worker, which a terminal or a cluster sends to every process.
+
+    The training needs its workers for the step in progress; then it saves and ends them.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 class _Batches(Dataset[Batch | PartialSegError]):
