@@ -30,12 +30,16 @@ class FineTunePanel:
     ----------
     context : Context
     cases : CasePanel
+    nameOf : callable
+        Returns what a structure is called, for its key.
     kept : callable
         Called with the name of a model that was kept.
     """
 
-    def __init__(self, context: Context, cases: CasePanel, kept: Callable[[str], None]) -> None:
-        self._context, self._ui, self._cases, self._kept = context, context.ui, cases, kept
+    def __init__(
+        self, context: Context, cases: CasePanel, nameOf: Callable[[str], str], kept: Callable[[str], None]
+    ) -> None:
+        self._context, self._ui, self._cases, self._nameOf, self._kept = context, context.ui, cases, nameOf, kept
         self._job: Any = None
         self._result: Any = None
         self._losses: list[tuple[int, float]] = []
@@ -125,7 +129,7 @@ class FineTunePanel:
         table.setRowCount(len(keys))
         fitRows(table, 1, _MOST_ROWS)
         for row, key in enumerate(keys):
-            table.setItem(row, _STRUCTURE, cell(key, tip=key))
+            table.setItem(row, _STRUCTURE, cell(self._nameOf(key), tip=self._nameOf(key)))
             for column, figures in ((_BEFORE, result.before), (_AFTER, result.after)):
                 table.setItem(row, column, cell(f"{figures[key]:.3f}" if key in figures else "-", right=True))
             if key in result.regressions:

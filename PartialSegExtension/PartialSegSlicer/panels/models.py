@@ -64,6 +64,12 @@ class ModelPanel:
         name = chosenOf(self._ui.modelSelector)
         return next((model for model in self._models if model["name"] == name), None)
 
+    def nameOf(self, key: str) -> str:
+        """Return what a structure is called; of one that the chosen model does not know, its key as words."""
+        model = self.chosen()
+        known = {item["key"]: item["name"] for task in (model["tasks"] if model else []) for item in task["structures"]}
+        return str(known.get(key) or key.replace("_", " ").capitalize())
+
     def show(self, name: str) -> None:
         """Choose the model that the parameter node names; the first one for an empty name."""
         if name and name != chosenOf(self._ui.modelSelector):

@@ -64,9 +64,9 @@ class Panel:
         self.tasks = TaskPicker(context)
         self.results = ResultPanel(context)
         self.runs = RunPanel(context, self.results, self.problems.clear)
-        self.cases = CasePanel(context, self.results)
         self.models = ModelPanel(context, self.tasks.setModel)
-        self.fineTuning = FineTunePanel(context, self.cases, self.models.refresh)
+        self.cases = CasePanel(context, self.results, self.models.nameOf)
+        self.fineTuning = FineTunePanel(context, self.cases, self.models.nameOf, self.models.refresh)
         self.setup = SetupPanel(context, self.runs.setDevices)
 
     def enter(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import qt  # type: ignore[import-not-found]
@@ -20,10 +21,19 @@ LEARN, COMPARE, LEAVE = "learn", "compare", "leave"
 
 
 class CasePanel:
-    """The list of training cases."""
+    """The list of training cases.
 
-    def __init__(self, context: Context, results: ResultPanel) -> None:
-        self._context, self._ui, self._results = context, context.ui, results
+    Parameters
+    ----------
+    context : Context
+    results : ResultPanel
+        Knows the segmentation that is worked on.
+    nameOf : callable
+        Returns what a structure is called, for its key.
+    """
+
+    def __init__(self, context: Context, results: ResultPanel, nameOf: Callable[[str], str]) -> None:
+        self._context, self._ui, self._results, self._nameOf = context, context.ui, results, nameOf
         self._table = self._ui.caseTable
         self._uses: dict[str, str] = {}
         plainTable(self._table)
@@ -72,7 +82,7 @@ class CasePanel:
             folder=case.folder, time=f"{case.created:%Y-%m-%d %H:%M}"
         )
         self._table.setItem(row, _CASE, cell(case.name, tip=tip, data=case.name))
-        structures = _("Damaged") if case.problem else ", ".join(case.structures)
+        structures = _("Damaged") if case.problem else ", ".join(map(self._nameOf, case.structures))
         self._table.setItem(row, _STRUCTURES, cell(structures, tip=structures))
         if case.problem:
             self._table.setItem(row, _USE, cell("-"))
@@ -101,7 +111,7 @@ class CasePanel:
         settings, node = self._context.settings(), self._segmentation()
         with self._context.guarded():
             case = self._context.logic.saveTrainingCase(settings.inputVolume, node)
-            names = ", ".join(case.structures)
+            names = ", ".join(map(self._nameOf, case.structures))
             self._context.say(_("Saved training case {name}: {structures}.").format(name=case.name, structures=names))
         self.refresh()
         self._context.changed()

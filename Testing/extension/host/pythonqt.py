@@ -8,6 +8,8 @@ Qt's meta-objects say, so an attribute that Slicer does not have is missing here
 
 from __future__ import annotations
 
+import ctypes
+import sys
 import types
 from collections.abc import Callable
 from functools import cache
@@ -25,6 +27,7 @@ _disconnect = QtCore.QObject.disconnect
 @cache
 def install() -> None:
     """Change the classes of PySide6, once per process."""
+    _make_none_last()
     # By name, because PySide6 makes a class when somebody asks for it.
     every = [getattr(module, name) for module in (QtCore, QtGui, QtWidgets) for name in dir(module)]
     kinds = [kind for kind in every if isinstance(kind, type) and issubclass(kind, QtCore.QObject)]
@@ -36,6 +39,16 @@ def install() -> None:
     # PySide6 looks "connect" up before any attribute of a class, in each class that has such a method of its own.
     for kind in [kind for kind in dict.fromkeys(kinds) if "__getattribute__" in vars(kind)]:
         _find_own_methods(kind)
+
+
+def _make_none_last() -> None:
+    """Keep a process of Python 3.11 alive through very many calls of Qt.
+
+    PySide6 6.12 counts on ``None`` being immortal, as it is from Python 3.12 on: before, each call that
+    returns nothing takes a reference to ``None`` away, and the process aborts when the last one is gone.
+    """
+    if sys.version_info < (3, 12):
+        ctypes.c_ssize_t.from_address(id(None)).value += 1 << 40
 
 
 def _find_own_methods(kind: Any) -> None:

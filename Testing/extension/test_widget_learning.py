@@ -1,0 +1,136 @@
+"""Correcting and learning in the panel: training cases, fine-tuning in the worker, keep or discard."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from panel_cases import OpenPanel
+
+from PartialSegSlicer.segments import findSegment, markCompleted
+
+
+@pytest.fixture
+def corrected(panel: OpenPanel) -> OpenPanel:
+    """The panel after a run whose kidneys were corrected; no training case is there."""
+    for case in panel.logic.trainingCases():
+        panel.logic.removeTrainingCase(case.name)
+    panel.add_scan()
+    panel.choose("kidneys", "spleen")
+    panel.run()
+    node = panel.settings.outputSegmentation
+    markCompleted(node, findSegment(node, "kidneys"))
+    panel.widget.panel.cases.refresh()
+    panel.widget.panel.results.refreshStatus()
+    return panel
+
+
+def uses(panel: OpenPanel) -> list[Any]:
+    """Return the boxes that say what each case is used for."""
+    return [panel.ui.caseTable.cellWidget(row, 2) for row in range(panel.ui.caseTable.rowCount)]
+
+
+def test_only_what_was_corrected_is_saved_as_a_training_case(corrected: OpenPanel) -> None:
+    corrected.ui.saveCaseButton.click()
+    assert corrected.table("caseTable") == [["case-0001", "Kidneys", ""]]
+    (case,) = corrected.logic.trainingCases()
+    assert case.structures == ("kidneys",)
+    assert corrected.ui.fineTuneButton.enabled
+
+
+def test_nothing_can_be_saved_before_something_is_corrected(panel: OpenPanel) -> None:
+    panel.add_scan()
+    panel.choose("kidneys")
+    panel.run()
+    assert not panel.ui.saveCaseButton.enabled
+    panel.ui.resultTable.selectRow(0)
+    panel.ui.correctedButton.click()
+    assert panel.ui.saveCaseButton.enabled
+
+
+def test_a_training_case_is_deleted_after_a_question(corrected: OpenPanel) -> None:
+    corrected.ui.saveCaseButton.click()
+    assert not corrected.ui.removeCaseButton.enabled
+    corrected.ui.caseTable.selectRow(0)
+    corrected.host.dialogs.answer("Cancel", "Ok")
+    corrected.ui.removeCaseButton.click()
+    assert len(corrected.logic.trainingCases()) == 1
+    corrected.ui.removeCaseButton.click()
+    assert corrected.logic.trainingCases() == []
+    assert not corrected.shown("caseTable")
+    assert not corrected.ui.fineTuneButton.enabled
+
+
+def test_one_of_several_cases_is_held_out_unless_the_user_says_otherwise(corrected: OpenPanel) -> None:
+    corrected.ui.saveCaseButton.click()
+    corrected.ui.saveCaseButton.click()
+    assert [box.currentText for box in uses(corrected)] == ["Learn", "Compare"]
+    assert corrected.ui.caseSummary.text == "1 to learn from, 1 to compare"
+    uses(corrected)[0].setCurrentIndex(2)
+    assert corrected.ui.caseSummary.text == "0 to learn from, 1 to compare"
+    assert not corrected.ui.fineTuneButton.enabled
+
+
+def test_a_damaged_case_is_shown_and_not_used(corrected: OpenPanel) -> None:
+    corrected.ui.saveCaseButton.click()
+    (corrected.cases / "case-0001" / "case.json").write_text("{", encoding="utf-8")
+    corrected.widget.panel.cases.refresh()
+    assert corrected.table("caseTable") == [["case-0001", "Damaged", "-"]]
+    assert not corrected.ui.fineTuneButton.enabled
+    (corrected.cases / "case-0001" / "case.json").write_text('{"annotated": []}', encoding="utf-8")
+
+
+def test_a_model_is_learned_judged_and_kept_and_the_picker_has_it(corrected: OpenPanel) -> None:
+    panel = corrected
+    panel.ui.saveCaseButton.click()
+    # A case that both models are judged by has to be another scan.
+    volume, util = panel.settings.inputVolume, panel.host.slicer.util
+    util.updateVolumeFromArray(volume, util.arrayFromVolume(volume) + 7)
+    panel.ui.saveCaseButton.click()
+    before = panel.ui.modelSelector.count
+    panel.ui.fineTuneButton.click()
+    assert not panel.shown("errorPanel"), panel.ui.errorMessage.text
+    assert panel.ui.fineTuneButton.text == "Cancel"
+    panel.until(lambda: not panel.logic.busy)
+    assert not panel.shown("errorPanel"), panel.ui.errorMessage.text
+    assert panel.shown("lossPlot")
+    assert len(panel.widget.panel.fineTuning._losses) > 1
+    assert panel.ui.verdictLabel.text
+    assert "Kidneys" in [row[0] for row in panel.table("diceTable")]
+    assert not panel.ui.fineTuneButton.enabled
+    panel.ui.keepButton.click()
+    panel.settle()
+    assert panel.ui.modelSelector.count == before + 1
+    assert panel.settings.model != "random"
+    assert not panel.shown("keepButton")
+    panel.run()
+    panel.logic.removeModel(panel.settings.model)
+    panel.widget.panel.models.refresh("random")
+
+
+def test_a_model_that_is_discarded_leaves_nothing(corrected: OpenPanel) -> None:
+    panel = corrected
+    panel.ui.saveCaseButton.click()
+    before = sorted(panel.models.iterdir())
+    panel.ui.fineTuneButton.click()
+    panel.until(lambda: not panel.logic.busy)
+    assert not panel.shown("errorPanel"), panel.ui.errorMessage.text
+    panel.ui.discardButton.click()
+    panel.settle()
+    assert sorted(panel.models.iterdir()) == before
+    assert not panel.shown("discardButton")
+    assert panel.ui.fineTuneButton.enabled
+
+
+def test_fine_tuning_is_cancelled(corrected: OpenPanel) -> None:
+    panel = corrected
+    panel.ui.saveCaseButton.click()
+    panel.ui.fineTuneMode.setCurrentIndex(panel.ui.fineTuneMode.findData("full"))
+    panel.ui.fineTuneButton.click()
+    panel.until(lambda: panel.ui.fineTuneProgress.maximum > 0 or not panel.logic.busy)
+    panel.ui.fineTuneButton.click()
+    panel.until(lambda: not panel.logic.busy)
+    assert not panel.shown("errorPanel"), panel.ui.errorMessage.text
+    assert not panel.shown("keepButton")
+    assert panel.ui.fineTuneButton.text == "Start"
+    panel.ui.fineTuneMode.setCurrentIndex(0)
