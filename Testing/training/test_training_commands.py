@@ -60,6 +60,23 @@ def test_train_with_a_time_limit_says_how_to_go_on(tmp_path: Path, capsys: pytes
     assert "0 of 12 steps, not finished: run the same command to go on" in capsys.readouterr().out
 
 
+def test_train_reports_the_best_validation_and_an_early_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A second command has nothing left to do, and says why."""
+    collection, recipe = write_collection(tmp_path / "collection", cases=2), tiny_recipe_file(tmp_path)
+    text = recipe.read_text()
+    assert "validate_every = 6" in text
+    recipe.write_text(text.replace("validate_every = 6", "validate_every = 1\nvalidation_cases = 1\npatience = 1"))
+    words = ("train", str(recipe), "--collection", str(collection), "--output", str(tmp_path / "run"), "--json")
+    assert call(*words) == 0
+    first = json.loads(capsys.readouterr().out)
+    assert ModelBundle.open(first["best"]).card.provenance["best_validation"]["steps"] <= first["steps"]
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    ended = [line["step"] for line in lines if "stopped" in line]
+    assert ended == ([first["steps"]] if first["steps"] < first["total_steps"] else [])
+    assert call(*words) == 0
+    assert json.loads(capsys.readouterr().out) == first
+
+
 def test_a_time_limit_of_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CollectionError, match="--max-minutes 0"):
         call("train", "phantom-tiny", "--output", str(tmp_path), "--max-minutes", "0")
