@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 from finetuning_cases import write_case
 
 from bundles import TWO_MM, bundle_of, random_bundle, random_dodnet, random_network
@@ -136,6 +135,13 @@ def test_transfer_of_another_network_is_refused(parent: ModelBundle, tmp_path: P
         finetune(parent, [only], tmp_path / "out", mode="transfer", device="cpu", options=SHORT)
 
 
+def test_transfer_adds_no_structure(parent: ModelBundle, tmp_path: Path) -> None:
+    chosen = FineTuneOptions(**{**vars(SHORT), "add_structures": ("gallbladder",)})
+    only = case(tmp_path / "case", ("gallbladder",), 0)
+    with pytest.raises(CollectionError, match="'transfer' learns a label space of its own"):
+        finetune(parent, [only], tmp_path / "out", mode="transfer", device="cpu", options=chosen)
+
+
 def test_images_that_are_normalized_one_by_one_are_left_to_the_quick_mode(tmp_path: Path) -> None:
     rules = Preprocessing(
         TWO_MM.spacing, TWO_MM.intensity_range, normalization="image", padding_value=0.0, body_threshold=None
@@ -157,4 +163,3 @@ def test_a_checkpoint_fits_the_label_space_that_it_was_made_with(parent: ModelBu
         for material in (plain, larger, plain)
     }
     assert len(digests) == 2
-    assert torch.is_grad_enabled()

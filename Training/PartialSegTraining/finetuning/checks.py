@@ -95,11 +95,10 @@ def check_material(
     space = _space(card, cases, mode, options)
     _refuse_unknown(cases, space, card)
     pieces = _read(cases, monitor)
-    added = tuple(key for key in options.add_structures if mode != "transfer")
+    added = options.add_structures
     if added:
         whole = [key for key in added if not space.structure(key).is_finding and pieces.get(key)]
-        added_structures = [space.structure(key) for key in added]
-        space = grown_space(card.label_space, added_structures, whole)
+        space = grown_space(card.label_space, [space.structure(key) for key in added], whole)
     annotated = {key for case in cases for key in case.annotated}
     known = set(space.select())
     fingerprints = tuple(fingerprint(case) for case in cases)
@@ -129,6 +128,11 @@ def _content(path: Path) -> bytes:
 def _space(card: Card, cases: Sequence[Case], mode: str, options: FineTuneOptions) -> LabelSpace:
     """Return the label space of the new model, before the cases say what is one piece."""
     if mode == "transfer":
+        if options.add_structures:
+            raise CollectionError(
+                f"'transfer' learns a label space of its own and cannot add '{options.add_structures[0]}'.",
+                "Use 'quick' or 'full' to add structures.",
+            )
         return LabelSpace.named(options.label_space or "kits21")
     described = {**descriptions(cases), **{item.key: item for item in options.structures}}
     space = grown_space(card.label_space, describe(options.add_structures, described))
