@@ -135,10 +135,10 @@ def test_transfer_of_another_network_is_refused(parent: ModelBundle, tmp_path: P
         finetune(parent, [only], tmp_path / "out", mode="transfer", device="cpu", options=SHORT)
 
 
-def test_transfer_adds_no_structure(parent: ModelBundle, tmp_path: Path) -> None:
+def test_transfer_adds_no_structure_to_its_label_space(parent: ModelBundle, tmp_path: Path) -> None:
     chosen = FineTuneOptions(**{**vars(SHORT), "add_structures": ("gallbladder",)})
     only = case(tmp_path / "case", ("gallbladder",), 0)
-    with pytest.raises(CollectionError, match="'transfer' learns a label space of its own"):
+    with pytest.raises(CollectionError, match="cannot add 'gallbladder' to it"):
         finetune(parent, [only], tmp_path / "out", mode="transfer", device="cpu", options=chosen)
 
 

@@ -95,7 +95,7 @@ def check_material(
     space = _space(card, cases, mode, options)
     _refuse_unknown(cases, space, card)
     pieces = _read(cases, monitor)
-    added = options.add_structures
+    added = () if mode == "transfer" else options.add_structures
     if added:
         whole = [key for key in added if not space.structure(key).is_finding and pieces.get(key)]
         space = grown_space(card.label_space, [space.structure(key) for key in added], whole)
@@ -128,12 +128,13 @@ def _content(path: Path) -> bytes:
 def _space(card: Card, cases: Sequence[Case], mode: str, options: FineTuneOptions) -> LabelSpace:
     """Return the label space of the new model, before the cases say what is one piece."""
     if mode == "transfer":
-        if options.add_structures:
+        target = LabelSpace.named(options.label_space or "kits21")
+        for key in sorted(set(options.add_structures) - set(target.select())):
             raise CollectionError(
-                f"'transfer' learns a label space of its own and cannot add '{options.add_structures[0]}'.",
+                f"'transfer' learns the label space '{target.name}' and cannot add '{key}' to it.",
                 "Use 'quick' or 'full' to add structures.",
             )
-        return LabelSpace.named(options.label_space or "kits21")
+        return target
     described = {**descriptions(cases), **{item.key: item for item in options.structures}}
     space = grown_space(card.label_space, describe(options.add_structures, described))
     for key in options.add_structures:
