@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 import torch
@@ -69,6 +70,25 @@ def test_the_scale_of_half_precision_gradients_is_restored(tmp_path: Path) -> No
     first.step()
     assert torch.equal(first.state.network.get_parameter("controller.weight").detach(), before)
     assert first.state.scaler.get_scale() == pytest.approx(0.5e38)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_is_named_and_the_last_checkpoint_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk fills up in the middle of the file: its writer gets the real error of a real full device."""
+    recipe, path = short_recipe(), tmp_path / "checkpoint.pt"
+    save_checkpoint(new_state(recipe, CPU), recipe, path)
+    before, write = path.read_bytes(), torch.save
+
+    def fill(document: object, file: BinaryIO) -> None:
+        file.write(b"the first half")
+        with open("/dev/full", "wb") as full:
+            write(document, full)
+
+    monkeypatch.setattr(torch, "save", fill)
+    with pytest.raises(CollectionError, match=r"checkpoint\.pt cannot be written: .*Make room"):
+        save_checkpoint(new_state(recipe, CPU), recipe, path)
+    assert path.read_bytes() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["checkpoint.pt"]
 
 
 def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:

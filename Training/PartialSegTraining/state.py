@@ -128,7 +128,13 @@ def start_from(state: TrainingState, recipe: Recipe, bundle: ModelBundle) -> Non
 
 
 def save_checkpoint(state: TrainingState, recipe: Recipe, path: Path) -> None:
-    """Write a checkpoint; the previous one stays until the new one is complete."""
+    """Write a checkpoint; the previous one stays until the new one is complete.
+
+    Raises
+    ------
+    CollectionError
+        When it cannot be written; the previous one is as it was.
+    """
     document: dict[str, Any] = {
         "version": _VERSION,
         "recipe": recipe.digest,
@@ -139,9 +145,16 @@ def save_checkpoint(state: TrainingState, recipe: Recipe, path: Path) -> None:
         "scaler": state.scaler.state_dict(),
         "validation": {"step": state.validated, "best_step": state.best_step, "best_dice": state.best_dice},
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as file:
-        torch.save(document, file)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as file:
+            torch.save(document, file)
+    except (OSError, RuntimeError) as error:
+        # torch's writer raises RuntimeError when the disk is full.
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
+        raise CollectionError(
+            f"{path} cannot be written: {reason}.", "Make room, and run again to go on from the checkpoint before."
+        ) from error
 
 
 def load_checkpoint(state: TrainingState, recipe: Recipe, path: Path) -> None:
