@@ -195,6 +195,15 @@ def test_the_report_says_what_was_done() -> None:
     assert "75.64" in rows[0]
 
 
+def test_the_report_does_not_claim_phantoms_that_were_not_used() -> None:
+    recipe = load_recipe(command.COMMON)
+    results = [made("dodnet", 0.5, 0.6)]
+    assert "seed 6100" in markdown(results, recipe, "CPU")
+    own = markdown(results, replace(recipe, phantoms=None), "CPU")
+    assert "seed 6100" not in own
+    assert "a collection of the user's own" in own
+
+
 def test_every_score_of_every_run_is_written() -> None:
     results = [made("cond-no", 0.1, 0.2), made("dodnet", 0.5, 0.6)]
     rows = list(csv.DictReader(io.StringIO(csv_rows(results, SPACE))))

@@ -7,6 +7,7 @@ import json
 import os
 import platform
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,6 +79,8 @@ def run(arguments: argparse.Namespace) -> int:
             raise PartialSegError(f"{name} {value} leaves nothing to do.", "Give at least 1.")
     with terminal_monitor() as monitor:
         collection = arguments.collection or _phantoms(recipe, arguments, monitor)
+        if arguments.collection is not None:
+            recipe = replace(recipe, phantoms=None)
         budget = Budget(
             arguments.steps or recipe.optimization.total_steps, arguments.preset, _tests(arguments, collection)
         )

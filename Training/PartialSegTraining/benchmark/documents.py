@@ -30,7 +30,7 @@ def markdown(results: Sequence[SystemResult], recipe: Recipe, hardware: str) -> 
     results : sequence of SystemResult
         Rows.
     recipe : Recipe
-        What all systems have in common.
+        What all systems have in common; without phantoms where they were the user's own.
     hardware : str
         What it ran on, in words.
     """
@@ -129,19 +129,27 @@ def picture(results: Sequence[SystemResult]) -> str:
 def _settings(results: Sequence[SystemResult], recipe: Recipe, hardware: str) -> str:
     first = results[0].runs[0]
     seeds = sorted({run.seed for result in results for run in result.runs})
-    phantoms, plan = recipe.phantoms, recipe.sampling
-    assert phantoms is not None
-    window = " x ".join(map(str, plan.window))
+    plan, window = recipe.sampling, " x ".join(map(str, recipe.sampling.window))
+    return (
+        f"Synthetic phantoms stand in for patients, and networks are small: this compares systems with each other "
+        f"at an equal, small budget, and says nothing about their best. {_cases(recipe, first.budget.test_cases)} "
+        f"Every system: {first.budget.steps} steps of {plan.batch} windows of {window} voxels, "
+        f"{recipe.optimization.optimizer} at {recipe.optimization.learning_rate:g}, the same windows and augmentation "
+        f"for the same seed; seeds {', '.join(map(str, seeds))}; preset '{first.budget.preset}'. Multi-Nets shares "
+        f"these steps among its seven networks. {hardware}."
+    )
+
+
+def _cases(recipe: Recipe, test_cases: int) -> str:
+    """Say what was trained and measured on."""
+    phantoms = recipe.phantoms
+    if phantoms is None:
+        return f"Cases are those of a collection of the user's own; measured on {test_cases} of them."
     spacing = " x ".join(f"{value:g}" for value in recipe.preprocessing.spacing)
     cases = phantoms.cases_per_task + phantoms.trunk_cases_per_task
     return (
-        f"Synthetic phantoms stand in for patients, and networks are small: this compares systems with each other "
-        f"at an equal, small budget, and says nothing about their best. Seven tasks with {cases} training cases "
-        f"each, annotated for that task alone; {first.budget.test_cases} fully annotated test cases (seed "
-        f"{phantoms.seed}, {spacing} mm). Every system: {first.budget.steps} steps of {plan.batch} windows of "
-        f"{window} voxels, {recipe.optimization.optimizer} at {recipe.optimization.learning_rate:g}, the same "
-        f"windows and augmentation for the same seed; seeds {', '.join(map(str, seeds))}; preset "
-        f"'{first.budget.preset}'. Multi-Nets shares these steps among its seven networks. {hardware}."
+        f"Seven tasks with {cases} training cases each, annotated for that task alone; {test_cases} fully annotated "
+        f"test cases (seed {phantoms.seed}, {spacing} mm)."
     )
 
 
