@@ -94,6 +94,8 @@ class ProcessEngine(BaseEngine):
         for worker in self._all:
             worker.stop()
         self._threads.shutdown(wait=True, cancel_futures=True)
+        for worker in self._all:
+            worker.join()
 
     def _run(self, scan: Scan) -> Outcome:
         """Give a scan to an idle process; there is one, as there are no more threads than processes."""
@@ -136,6 +138,11 @@ class _Worker:
         if self._process is not None and self._process.is_alive():
             self._process.terminate()
 
+    def join(self) -> None:
+        """Wait for the end of the process."""
+        if self._process is not None:
+            self._process.join()
+
     def _started(self) -> tuple[multiprocessing.process.BaseProcess, Connection]:
         if self._process is None or self._pipe is None:
             if self._stopped:
@@ -148,6 +155,9 @@ class _Worker:
             )
             self._process.start()
             theirs.close()
+            if self._stopped:
+                # Whoever stopped it looked before it was there.
+                self._process.terminate()
         return self._process, self._pipe
 
 
