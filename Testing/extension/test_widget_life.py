@@ -80,6 +80,14 @@ def test_settings_and_widgets_follow_each_other(panel: OpenPanel) -> None:
     assert not settings.uncertainty
 
 
+def test_a_device_of_another_computer_is_not_asked_for(panel: OpenPanel) -> None:
+    panel.settings.device = "cuda:7"
+    panel.widget.panel.runs.setDevices([{"key": "cpu", "name": "CPU", "free_bytes": 8_000_000_000}])
+    assert panel.settings.device == "auto"
+    assert panel.ui.device.itemText(1) == "Processor (8.0 GB free)"
+    assert "cuda:7" in panel.ui.logText.toPlainText()
+
+
 def test_the_choices_are_saved_with_the_scene(panel: OpenPanel, tmp_path: Path) -> None:
     panel.add_scan()
     panel.choose("liver")

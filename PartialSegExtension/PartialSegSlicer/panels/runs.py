@@ -33,10 +33,10 @@ class RunPanel:
         self._context, self._ui, self._results, self._begun = context, context.ui, results, begun
         self._forecast = ForecastPanel(context)
         self._run: Any = None
-        self._devices = self._shortDevices()
         self._ui.applyButton.connect("clicked()", self._onApply)
         for name, entries in {
-            "device": self._devices,
+            # What there is besides, the worker tells.
+            "device": [("auto", _("Automatic")), ("cpu", _("Processor"))],
             "quality": [("fast", _("Fast")), ("standard", _("Standard")), ("best", _("Best"))],
             "overlap": [
                 ("keep", _("Keep both")),
@@ -72,9 +72,13 @@ class RunPanel:
             name = _("Processor") if device["key"] == "cpu" else device["name"]
             free = _("{size} free").format(size=readable(device["free_bytes"]))
             entries.append((device["key"], f"{name} ({free})"))
-        chosen = chosenOf(self._ui.device)
-        self._devices = entries
-        fill(self._ui.device, [(text, key) for key, text in entries], chosen)
+        settings = self._context.settings()
+        wanted = settings.device if settings is not None else chosenOf(self._ui.device)
+        fill(self._ui.device, [(text, key) for key, text in entries], wanted)
+        if settings is not None and settings.device != chosenOf(self._ui.device):
+            # The scene comes from another computer.
+            self._context.say(_("There is no device {name} here; one is chosen automatically.").format(name=wanted))
+            settings.device = chosenOf(self._ui.device)
 
     def look(self, ready: bool, why: str) -> None:
         """Offer what can be done now.
@@ -107,9 +111,6 @@ class RunPanel:
         ui.unloadButton.setEnabled(not self._context.busy)
         if not running:
             self._forecast.look(ready and not reason)
-
-    def _shortDevices(self) -> list[tuple[str, str]]:
-        return [("auto", _("Automatic")), ("cpu", _("Processor"))]
 
     def _missing(self) -> str:
         """Return what a run still needs; empty when it can begin."""
