@@ -15,10 +15,11 @@ from bundles import TINY, random_bundle
 from PartialSegLib.bundle import ModelBundle
 from PartialSegLib.errors import CancelledError
 from PartialSegLib.inference import Predictor, extractors
+from PartialSegLib.inference.windows import WindowGrid
 from PartialSegLib.progress import Monitor, Progress
 from PartialSegTraining.cases import Case
 from PartialSegTraining.finetuning import FineTuneEvent, FineTuneOptions, finetune, read_case_folder
-from PartialSegTraining.finetuning.columns import columns_at, sample_case
+from PartialSegTraining.finetuning.columns import columns_at, sample_case, windows_worth_encoding
 
 NEW = ("gallbladder",)
 
@@ -170,6 +171,17 @@ def test_sampled_voxels_stand_for_all_voxels_of_their_window(parent: ModelBundle
         assert float(window.weight.sum()) == pytest.approx(depth * height * width, rel=1e-4)
     again = sample_case(cases[0], NEW, parent.card, encode, seed=3)
     assert all(torch.equal(a.values, b.values) for a, b in zip(sampled.windows, again.windows, strict=True))
+
+
+def test_a_long_scan_costs_little_more_than_a_short_one() -> None:
+    grid = WindowGrid.over((320, 32, 32), (32, 32, 32), 0.25)
+    truth = torch.zeros(1, 320, 32, 32, dtype=torch.bool)
+    truth[0, 100:110, 5:9, 5:9] = True
+    boxes = windows_worth_encoding(grid, truth, torch.Generator().manual_seed(0))
+    showing = [box for box in boxes if truth[0][box].any()]
+    assert len(boxes) - len(showing) == 8 < len(grid) - len(showing)
+    assert sum(bool(truth[0, start : start + 32].any()) for start in grid.starts[0]) == len(showing)
+    assert [box[0].start for box in boxes] == sorted(box[0].start for box in boxes)
 
 
 def test_columns_of_coarse_maps_are_interpolated_as_the_network_enlarges_them() -> None:

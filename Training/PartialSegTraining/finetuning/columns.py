@@ -1,6 +1,7 @@
 """What the head of a trained network sees at sampled voxels of whole cases: computed once, learned from often.
 
-A case is encoded in windows at full resolution as in inference. Of each window a few thousand voxels are
+A case is encoded in windows at full resolution as in inference: all that show a structure, and some of the
+others, so that a long scan costs little more than a short one. Of each window a few thousand voxels are
 kept, in half precision: those of the structures, those close to them, and some of the rest, each with the
 number of voxels that it stands for. So sums over a window are estimated without bias, small structures are
 not lost, and the memory is that of a few megabytes a window. Called by the quick fine-tuning.
@@ -21,6 +22,7 @@ from PartialSegLib.card import Card
 from PartialSegLib.inference.windows import WindowGrid
 from PartialSegLib.preprocessing import padding_value, prepare
 from PartialSegLib.progress import Monitor
+from PartialSegLib.segmentation import Box
 from PartialSegTraining.cases import Case
 
 #: Maps (1, C, D / s, H / s, W / s) of one window, and its pooled vector (1, P).
@@ -28,6 +30,8 @@ Encoded = tuple[Sequence[Tensor], Tensor]
 
 #: Shared part of neighboring windows.
 _OVERLAP = 0.25
+#: Most windows of a case that are encoded although they show none of its structures.
+_EMPTY = 8
 #: Most voxels kept of a window: in each structure, close to any, and elsewhere.
 _INSIDE, _NEAR, _ELSEWHERE = 3000, 2000, 5000
 #: How close, in voxels.
@@ -123,16 +127,28 @@ def sample_case(
     volume = _padded(prepared.volume, grid, padding_value(card.preprocessing))
     truth = _padded(truth, grid, False)
     generator = torch.Generator().manual_seed(seed)
+    boxes = windows_worth_encoding(grid, truth, generator)
     windows = []
     monitor = monitor or Monitor()
-    monitor.step("encode", 0, len(grid))
-    for done, start in enumerate(product(*grid.starts), 1):
-        box = tuple(slice(first, first + size) for first, size in zip(start, card.window, strict=True))
-        inside = truth[(slice(None), *box)]
+    monitor.step("encode", 0, len(boxes))
+    for done, box in enumerate(boxes, 1):
         maps, pooled = encode(volume[box][None, None])
-        windows.append(_keep(maps, pooled, inside, generator))
-        monitor.step("encode", done, len(grid))
+        windows.append(_keep(maps, pooled, truth[(slice(None), *box)], generator))
+        monitor.step("encode", done, len(boxes))
     return SampledCase(case.name, keys, tuple(windows))
+
+
+def windows_worth_encoding(grid: WindowGrid, truth: Tensor, generator: torch.Generator) -> list[Box]:
+    """Return the windows that show one of the (K, D, H, W) masks, and some of the others, in their order."""
+    boxes: list[Box] = []
+    for z, y, x in product(*grid.starts):
+        depth, height, width = grid.window
+        boxes.append((slice(z, z + depth), slice(y, y + height), slice(x, x + width)))
+    occupied = truth.any(0)
+    empty = [at for at, box in enumerate(boxes) if not occupied[box].any()]
+    order = torch.randperm(len(empty), generator=generator)
+    left_out = {empty[at] for at in order[_EMPTY:].tolist()}
+    return [box for at, box in enumerate(boxes) if at not in left_out]
 
 
 def _padded(volume: Tensor, grid: WindowGrid, value: float) -> Tensor:
