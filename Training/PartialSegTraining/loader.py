@@ -24,6 +24,8 @@ from PartialSegTraining.sampling import WindowSampler
 
 # First word of the random streams of the changes to windows, apart from the sampler's.
 _CHANGE = 11
+#: How torch begins to say that a worker died.
+_DIED = "DataLoader worker"
 
 
 class BatchMaker:
@@ -136,6 +138,8 @@ class BatchLoader:
         except StopIteration as error:
             raise CollectionError(f"Batch {index} lies beyond the end of the training.") from error
         except RuntimeError as error:
+            if not str(error).startswith(_DIED):
+                raise
             raise CollectionError(
                 f"A process that makes batches has ended: {str(error).splitlines()[0]}",
                 "Was there too little memory? Give fewer 'workers' in [loading] of the recipe.",

@@ -70,7 +70,7 @@ class SamplingRecipe:
         rules = self.FOREGROUND_RULES
         require(self.foreground_rule in rules, "foreground_rule", self.foreground_rule, f"one of {rules}")
         require(min(self.structures.values(), default=1.0) >= 0, "structures", dict(self.structures), "at least 0 each")
-        if self.strategy != "tasks" and self.tasks:
+        if self.strategy != "tasks" and any(count != 1 for count in self.tasks.values()):
             raise ValueError(f"'tasks' says how often tasks are drawn, but the strategy is '{self.strategy}'")
         require(min(self.window) >= 1, "window", self.window, "positive")
         require(self.batch >= 1, "batch", self.batch, "at least 1")
