@@ -19,7 +19,7 @@ from PartialSegLib.segmentation import PackedMask
 Connectivity = Literal[6, 18, 26]
 
 #: Voxels that are numbered together: some tens of megabytes, numbers and their order included.
-SLAB_VOXELS = 2**21
+SLAB_VOXELS = 2**20
 
 
 class Components:

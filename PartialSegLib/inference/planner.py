@@ -285,6 +285,14 @@ def fits(expected: Forecast, spare: int = 0) -> bool:
     return host and expected.device_bytes <= HEADROOM * free_memory(expected.plan.device)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out (CUDA, the CPU allocator, NumPy, OpenVINO)."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    text = str(error).lower()
+    return "out of memory" in text or "not enough memory" in text or "can't allocate memory" in text
+
+
 @cache
 def device_speed(device: torch.device, half: bool = False) -> float:
     """Measure a device's rate for 3D convolutions once, in operations a second (under half a second)."""

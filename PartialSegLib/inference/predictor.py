@@ -33,6 +33,7 @@ from PartialSegLib.inference.planner import (
     fits,
     forecast,
     free_memory,
+    is_out_of_memory,
     ladder,
     memory_for_run,
     network_costs,
@@ -198,6 +199,7 @@ class Predictor:
         described = tuple(self.label_space.structure(key) for key in structures)
         segmentation = Segmentation(image.geometry, described, masks, algorithm=self.algorithm)
         segmentation = apply_rules(segmentation, self.label_space, finished=finished)
+        give_back()
         ended_at = time.perf_counter()
         report = {
             "model": self.bundle.card.name,
@@ -297,7 +299,7 @@ class Predictor:
             try:
                 return self._execute(job, expected, monitor, cache), expected, taken
             except (RuntimeError, MemoryError) as error:
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 if not rest:
                     raise MemoryForecastError(
@@ -390,11 +392,3 @@ def _pad(volume: Tensor, windows: WindowGrid, value: float) -> Tensor:
     for wanted, length, before in zip(windows.shape, volume.shape, windows.offset, strict=True):
         padding[:0] = (before, wanted - length - before)
     return functional.pad(volume, padding, value=value)
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out (CUDA, the CPU allocator, NumPy, OpenVINO)."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    text = str(error).lower()
-    return "out of memory" in text or "not enough memory" in text or "can't allocate memory" in text
