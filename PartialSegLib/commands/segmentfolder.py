@@ -25,8 +25,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of a batch to ``partialseg segment``."""
     add = parser.add_argument_group(
         "many scans",
-        "IMAGE may be a folder of scans: image files, sub-folders with DICOM series, or cases with an 'image' file. "
-        "OUT is then the folder of results; the same command started again does only what is missing.",
+        "IMAGE may be a folder of scans: image files, sub-folders with DICOM series, or cases with an\n"
+        "'image' file. OUT is then the folder of results; the same command started again does only\n"
+        "what is missing.",
     ).add_argument
     add(
         "--batch",

@@ -49,7 +49,9 @@ def place_cases(
     wish, size = recipe.loading, sum(case.nbytes for case in cases)
 
     def fit(place: torch.device) -> bool:
-        return wish.keep == "memory" or (wish.keep == "auto" and size * processes <= _SHARE * free_memory(place))
+        # Each of the trainings has a GPU of its own, but they share the memory of the machine.
+        needed = size * processes if place.type == "cpu" else size
+        return wish.keep == "memory" or (wish.keep == "auto" and needed <= _SHARE * free_memory(place))
 
     # A worker has no GPU, and the lists of other libraries draw their random numbers on the CPU.
     if not wish.workers and recipe.augmentation.library == "own" and fit(device):
