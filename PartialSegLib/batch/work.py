@@ -7,6 +7,8 @@ loaded there for the scans that follow.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,13 +62,27 @@ def _segmented(job: BatchJob, scan: Scan, monitor: Monitor | None, started: floa
     from PartialSegLib.segmentationfiles import check_target, write_segmentation
 
     image, target = read_image(scan.path), job.target(scan)
-    if job.format == "masks":
-        target.mkdir(parents=True, exist_ok=True)
-    check_target(target, image)
-    result = _predictor(job.model, job.device, job.threads).segment(image, job.structures, job.preset, monitor=monitor)
-    write_segmentation(result.segmentation, target, image=image)
+    with _place_of_result(target, folder=job.format == "masks"):
+        check_target(target, image)
+        predictor = _predictor(job.model, job.device, job.threads)
+        result = predictor.segment(image, job.structures, job.preset, monitor=monitor)
+        write_segmentation(result.segmentation, target, image=image)
     volumes = {key: round(result.segmentation.volume_ml(key), 3) for key in job.structures}
     return Outcome(scan.name, str(scan.path), True, str(target), _since(started), volumes)
+
+
+@contextmanager
+def _place_of_result(target: Path, *, folder: bool) -> Iterator[None]:
+    """Make the folder of masks, whose name may look like that of a file, and leave no empty one behind."""
+    if folder:
+        target.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        if folder:
+            with suppress(OSError):
+                target.rmdir()
+        raise
 
 
 @lru_cache(maxsize=1)

@@ -34,9 +34,9 @@ from PartialSegLib.segmentationfiles import read_segmentation
 GEOMETRY = Geometry((12, 24, 24), (4.0, 4.0, 4.0))
 
 
-def write_scan(path: Path, seed: int = 0) -> Path:
-    voxels = np.random.default_rng(seed).normal(0, 200, GEOMETRY.shape).astype(np.int16)
-    write_image(Image(voxels, GEOMETRY), path)
+def write_scan(path: Path, seed: int = 0, geometry: Geometry = GEOMETRY) -> Path:
+    voxels = np.random.default_rng(seed).normal(0, 200, geometry.shape).astype(np.int16)
+    write_image(Image(voxels, geometry), path)
     return path
 
 
@@ -188,6 +188,16 @@ def test_results_are_written_in_the_chosen_format(scans: Path, kind: str, expect
     assert set(rows(results / "report-1-of-2.csv")) == {"a"}
     assert not (results / "b").exists()
     assert not (results / "b.seg.nrrd").exists()
+
+
+def test_a_folder_of_masks_is_left_by_no_scan_that_failed(scans: Path) -> None:
+    sheared = Geometry(GEOMETRY.shape, (4.0, 4.0, 4.0), direction=(1, 0, 0, 0, 1, 0.3, 0, 0, 1))
+    write_scan(scans / "a.nrrd", geometry=sheared)
+    shutil.copy(scans / "b.nii.gz", scans / "1.2.840.nii.gz")
+    assert run("--quiet", "--format", "masks") == 1
+    results = scans.parent / "results"
+    assert "sheared grid" in rows(results / "report.csv")["a"]["message"]
+    assert {path.name for path in results.iterdir() if path.is_dir()} == {"b", "1.2.840", ".partialseg"}
 
 
 def test_a_scan_that_the_format_cannot_hold_is_told_in_the_report(scans: Path) -> None:
