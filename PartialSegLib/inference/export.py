@@ -40,6 +40,30 @@ class Confidence:
     voxels: np.ndarray
 
 
+class _Shelf:
+    """Keeps small arrays side by side in large blocks.
+
+    The C library maps large blocks on their own. Small ones that last would lie scattered among
+    what the network allocates and frees, which then finds no room to be used again.
+    """
+
+    _BLOCK = 2**22
+
+    def __init__(self) -> None:
+        self._block = np.empty(0, np.uint8)
+        self._used = 0
+
+    def keep(self, mask: PackedMask) -> PackedMask:
+        """Return the same mask with its bits on the shelf."""
+        size = mask.bits.size
+        if self._used + size > self._block.size:
+            self._block, self._used = np.empty(max(size, self._BLOCK), np.uint8), 0
+        place = self._block[self._used : self._used + size].reshape(mask.bits.shape)
+        place[...] = mask.bits
+        self._used += size
+        return PackedMask(mask.start, mask.shape, place)
+
+
 def voxels_together(device: torch.device) -> int:
     """Return how many voxels are interpolated together: on the CPU a few megabytes, not all planes of a slab."""
     return 2**20 if device.type == "cpu" else 2**24
@@ -74,6 +98,7 @@ class SlabExporter:
             for values, before, length in zip(windows.weight_sums, windows.offset, grid.shape, strict=True)
         ]
         self._pieces: list[list[PackedMask]] = [[] for _ in range(channels)]
+        self._shelf = _Shelf()
         self._emitted = 0
         self.confidence: Confidence | None = None
         self._last_entropy: Tensor | None = None
@@ -148,7 +173,7 @@ class SlabExporter:
         mask = (values > 0).cpu().numpy()
         piece = PackedMask.from_array(mask, (out[0].start, out[1].start, out[2].start))
         if piece.bits.size:
-            self._pieces[channel].append(piece)
+            self._pieces[channel].append(self._shelf.keep(piece))
 
     def _segments(self, ring: SlabRing, first: int, last: int) -> Iterator[tuple[int, int, int]]:
         """Find planes of the network's grid in the ring, which holds the padding before them too."""

@@ -90,7 +90,7 @@ class NetworkCosts:
         What PyTorch needs on the CPU beside the intermediate results.
     openvino : bool
         Whether OpenVINO is the engine of the CPU. It keeps its intermediate results between windows
-        and runs, and writes the feature map where it stays.
+        and runs.
     """
 
     flops: int
@@ -228,9 +228,9 @@ def _stitching_bytes(
     ring = channels * depth * windows.shape[1] * windows.shape[2] * (2 if plan.half else 4)
     block = channels * block_voxels(channels, torch.get_num_threads(), where) * 4 * 4
     # The window itself and its weight, with room for a copy of each; its feature map, which PyTorch
-    # has in two memory layouts; and the logits of all tasks, where each has features of its own.
-    maps = 1 if costs.openvino and plan.device.type == "cpu" else 2
-    window = prod(windows.window) * 4 * (4 + maps * costs.map_channels + channels * division.by_task)
+    # has in two memory layouts, and which rarely comes to lie where the last one was; and the logits
+    # of all tasks, where each has features of its own.
+    window = prod(windows.window) * 4 * (4 + 2 * costs.map_channels + channels * division.by_task)
     slab = prod(grid.crop_shape) * depth // windows.shape[0]
     return ring + max(block + window, 4 * 4 * min(voxels_together(where), slab))
 
