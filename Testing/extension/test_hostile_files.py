@@ -285,8 +285,7 @@ def test_a_broken_scan_and_a_4d_scan_are_reported_and_the_others_segmented(
     assert left == ["c.seg.nrrd", "report.csv", "report.json"]
 
 
-def test_the_module_can_be_loaded_from_a_read_only_checkout(tmp_path: Path) -> None:
-    """The requirements file is found beside the module, wherever that lies."""
+def test_the_check_of_the_installation_looks_at_every_requirement_of_the_module() -> None:
     from PartialSegSlicer.logic.setup import REQUIREMENTS
 
     text = REQUIREMENTS.read_text(encoding="utf-8")

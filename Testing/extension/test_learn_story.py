@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import sys
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -20,14 +21,27 @@ from slicer_scene import SlicerScene
 PARENT = "parent"
 
 
+@pytest.fixture(scope="module")
+def learner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A logic whose model folder has a small model of random weights; its worker serves all tests here."""
+    from PartialSegSlicer.logic.headless import HeadlessLogic
+
+    folder = tmp_path_factory.mktemp("installed")
+    (folder / "models").mkdir()
+    random_bundle(folder / "models" / PARENT)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("PARTIALSEG_MODELS", str(folder / "models"))
+        logic = HeadlessLogic(sys.executable, folder / "cases")
+        yield logic
+        logic.close()
+
+
 @pytest.fixture
-def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A model folder with a small model of random weights in it, for the worker too."""
-    folder = tmp_path / "models"
-    folder.mkdir()
-    random_bundle(folder / PARENT)
-    monkeypatch.setenv("PARTIALSEG_MODELS", str(folder))
-    return folder
+def logic(learner: Any, slicer_scene: SlicerScene) -> Iterator[Any]:
+    """The same, in an empty scene and without training cases."""
+    yield learner
+    for case in learner.trainingCases():
+        learner.removeTrainingCase(case.name)
 
 
 def patient(scene: SlicerScene, number: int) -> tuple[Any, np.ndarray]:
@@ -64,14 +78,12 @@ def names(logic: Any) -> set[str]:
     return {entry["name"] for entry in logic.models()["models"]}
 
 
-def test_corrections_become_a_model_that_the_next_run_uses(
-    own_logic: Any, slicer_scene: SlicerScene, installed: Path
-) -> None:
-    cases = [corrected_case(own_logic, slicer_scene, number) for number in range(3)]
-    assert [case.structures for case in own_logic.trainingCases()] == [("liver",)] * 3
+def test_corrections_become_a_model_that_the_next_run_uses(logic: Any, slicer_scene: SlicerScene) -> None:
+    cases = [corrected_case(logic, slicer_scene, number) for number in range(3)]
+    assert [case.structures for case in logic.trainingCases()] == [("liver",)] * 3
 
     losses: list[float] = []
-    outcome = own_logic.fineTune(
+    outcome = logic.fineTune(
         [cases[0].name, cases[1]],
         heldOut=[cases[2].name],
         model=PARENT,
@@ -86,23 +98,21 @@ def test_corrections_become_a_model_that_the_next_run_uses(
     assert outcome.judgedBy == "held-out"
     assert outcome.after["liver"] > outcome.before["liver"]
     assert outcome.verdict
-    assert "mine" not in names(own_logic)
+    assert "mine" not in names(logic)
 
     # The figures are those of what the radiologist sees, with the parent as with the new model.
     volume, truth = patient(slicer_scene, 2)
-    assert dice(own_logic, volume, truth, PARENT) == pytest.approx(outcome.before["liver"], abs=1e-3)
-    assert own_logic.keepModel(outcome) == "mine"
-    assert "mine" in names(own_logic)
-    assert dice(own_logic, volume, truth, "mine") == pytest.approx(outcome.after["liver"], abs=1e-3)
+    assert dice(logic, volume, truth, PARENT) == pytest.approx(outcome.before["liver"], abs=1e-3)
+    assert logic.keepModel(outcome) == "mine"
+    assert "mine" in names(logic)
+    assert dice(logic, volume, truth, "mine") == pytest.approx(outcome.after["liver"], abs=1e-3)
     with pytest.raises(SegmentationError, match="does not wait"):
-        own_logic.discardModel(outcome)
+        logic.discardModel(outcome)
 
 
-def test_a_full_fine_tuning_that_is_discarded_leaves_nothing(
-    own_logic: Any, slicer_scene: SlicerScene, installed: Path
-) -> None:
-    cases = [corrected_case(own_logic, slicer_scene, number) for number in range(2)]
-    outcome = own_logic.fineTune(
+def test_a_full_fine_tuning_that_is_discarded_leaves_nothing(logic: Any, slicer_scene: SlicerScene) -> None:
+    cases = [corrected_case(logic, slicer_scene, number) for number in range(2)]
+    outcome = logic.fineTune(
         cases[:1],
         mode="full",
         heldOut=cases[1:],
@@ -113,17 +123,15 @@ def test_a_full_fine_tuning_that_is_discarded_leaves_nothing(
     assert outcome.mode == "full"
     assert set(outcome.before) == set(outcome.after) >= {"liver"}
     assert outcome.better in (True, False)
-    own_logic.discardModel(outcome)
+    logic.discardModel(outcome)
     assert not outcome.bundle.exists()
-    assert names(own_logic) == {PARENT, "phantom-dodnet"}
+    assert outcome.name not in names(logic)
     with pytest.raises(SegmentationError, match="does not wait"):
-        own_logic.keepModel(outcome)
+        logic.keepModel(outcome)
 
 
-def test_wrong_fine_tunings_are_refused_before_anything_is_trained(
-    own_logic: Any, slicer_scene: SlicerScene, installed: Path
-) -> None:
-    case = corrected_case(own_logic, slicer_scene, 0)
+def test_wrong_fine_tunings_are_refused_before_anything_is_trained(logic: Any, slicer_scene: SlicerScene) -> None:
+    case = corrected_case(logic, slicer_scene, 0)
     for wrong, kind in (
         ({"cases": []}, SegmentationError),
         ({"cases": ["nobody"]}, SegmentationError),
@@ -132,6 +140,6 @@ def test_wrong_fine_tunings_are_refused_before_anything_is_trained(
         ({"cases": [case], "model": "none"}, PartialSegError),
     ):
         with pytest.raises(kind) as raised:
-            own_logic.fineTune(**wrong)
+            logic.fineTune(**wrong)
         assert raised.value.hint
-    assert not own_logic.busy
+    assert not logic.busy

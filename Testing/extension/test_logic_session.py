@@ -1,0 +1,107 @@
+"""One job at a time and questions in between: what is withdrawn, what is refused, what a callback may do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from logic_cases import TASKS, spin, unexpected
+from worker_cases import until
+
+from PartialSegSlicer.logic.errors import BusyError
+from PartialSegWorker.errors import WorkerError
+
+
+def test_devices_and_forecasts_are_answered_and_start_no_run(logic: Any, volume: Any, random_model: Path) -> None:
+    found = logic.devices()
+    assert found["devices"][0]["key"] == "cpu"
+    answer = logic.forecast(volume, tasks=TASKS, model=str(random_model), device="cpu")
+    assert answer["device"] == "cpu"
+    assert answer["windows"] > 1
+    assert answer["host_bytes"] > 0
+    assert not logic.busy
+
+
+def test_a_newer_forecast_and_a_run_withdraw_the_older_question(logic: Any, volume: Any, random_model: Path) -> None:
+    told: list[tuple[str, Any]] = []
+
+    def ask(name: str) -> Any:
+        return logic.forecast(
+            volume,
+            tasks=TASKS,
+            model=str(random_model),
+            device="cpu",
+            onFinished=lambda answer: told.append((name, answer["device"])),
+            onError=lambda error: told.append((name, error.code)),
+        )
+
+    first, second = ask("first"), ask("second")
+    run = logic.segment(volume, tasks=["liver"], model=str(random_model), device="cpu", onError=unexpected)
+    until(lambda: logic.poll() or (first.ended and second.ended and run.ended))
+    assert sorted(told) == [("first", "cancelled"), ("second", "cancelled")]
+    assert run.state == "finished"
+
+
+def test_during_a_run_everything_that_needs_the_worker_is_refused_and_the_list_of_models_is_not(
+    logic: Any, volume: Any, random_model: Path
+) -> None:
+    run = logic.segment(volume, tasks=TASKS, model=str(random_model), device="cpu", onError=unexpected)
+    for call in (
+        logic.unload,
+        logic.devices,
+        logic.setupState,
+        logic.undoLastRun,
+        lambda: logic.setPython(""),
+        lambda: logic.removeModel("some-model"),
+        lambda: logic.forecast(volume),
+    ):
+        with pytest.raises(BusyError) as raised:
+            call()
+        assert raised.value.hint
+    assert logic.models()["models"]
+    spin(logic, run)
+    assert run.state == "finished"
+
+
+def test_a_callback_may_start_the_next_run(logic: Any, volume: Any, random_model: Path) -> None:
+    settings = {"model": str(random_model), "device": "cpu", "onError": unexpected}
+    started: list[Any] = []
+
+    def go_on(result: Any) -> None:
+        node = result.segmentationNode
+        started.append(logic.segment(volume, tasks=["spleen"], segmentationNode=node, **settings))
+
+    run = logic.segment(volume, tasks=["liver"], **settings, onFinished=go_on)
+    until(lambda: logic.poll() or (started and started[0].ended))
+    assert run.state == started[0].state == "finished"
+    segmentation = started[0].result.segmentationNode.GetSegmentation()
+    assert {"liver", "spleen"} <= set(segmentation.GetSegmentIDs())
+
+
+def test_what_a_callback_raises_reaches_whoever_polls_and_the_next_run_works(
+    logic: Any, volume: Any, random_model: Path
+) -> None:
+    def clumsy(result: Any) -> None:
+        raise RuntimeError("a script of the user")
+
+    settings = {"tasks": ["liver"], "model": str(random_model), "device": "cpu"}
+    run = logic.segment(volume, **settings, onFinished=clumsy)
+    with pytest.raises(RuntimeError, match="a script of the user"):
+        spin(logic, run)
+    assert run.state == "finished"
+    assert logic.segment(volume, **settings).structures
+
+
+def test_a_python_that_is_no_worker_fails_the_job_and_not_the_module(
+    own_logic: Any, volume: Any, tmp_path: Path
+) -> None:
+    program = tmp_path / "no-python"
+    program.write_text("#!/bin/sh\nexit 4\n")
+    program.chmod(0o755)
+    own_logic.setPython(program)
+    with pytest.raises(WorkerError) as raised:
+        own_logic.devices()
+    assert raised.value.code == "worker-start"
+    assert "exit status 4" in raised.value.message
+    assert not own_logic.busy
