@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,8 +12,10 @@ from PartialSegSlicer.segments import findSegment, markCompleted
 
 
 @pytest.fixture
-def corrected(panel: OpenPanel) -> OpenPanel:
-    """The panel after a run whose kidneys were corrected; no training case is there."""
+def corrected(panel: OpenPanel, monkeypatch: pytest.MonkeyPatch) -> OpenPanel:
+    """The panel after a run whose kidneys were corrected; no training case is there, and learning is short."""
+    few = {"head_steps": 20, "warmup_steps": 2, "steps": 4}
+    monkeypatch.setattr(panel.logic, "fineTune", partial(panel.logic.fineTune, options=few))
     for case in panel.logic.trainingCases():
         panel.logic.removeTrainingCase(case.name)
     panel.add_scan()
