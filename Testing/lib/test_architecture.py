@@ -94,11 +94,13 @@ def test_the_worker_and_its_client_know_nothing_of_slicer() -> None:
     assert {file: bad for file in sources(WORKER) if (bad := imported(file) & known)} == {}
 
 
-def test_only_the_engine_of_the_worker_calls_the_heavy_rooms() -> None:
+def test_only_the_work_of_requests_calls_the_heavy_rooms() -> None:
     heavy = {
         file.name for file in sources(WORKER) if any(f"from {room}" in file.read_text("utf-8") for room in NEED_TORCH)
     }
-    assert heavy == {"engine.py"}
+    assert heavy == {"engine.py", "modelwork.py"}
+    training = {file.name for file in sources(WORKER) if "PartialSegTraining" in imported(file)}
+    assert training == {"finetunework.py", "phantomwork.py"}
 
 
 def test_nothing_calls_other_machines_but_the_room_that_fetches() -> None:
