@@ -28,17 +28,15 @@ from PartialSegTraining.trainer import Trainer
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 from partial_cases import cached_case
 
-#: Voxels that are kept of a window that shows a structure.
-_VOXELS = 10_000
 _BAR = 50.0
 
 
 def lesson(head: TaskHead, width: int, pooled: int, seed: int) -> Lesson:
-    """Return a window of random columns with a structure in a tenth of them."""
+    """Return a window of random columns, as many as a step looks at, with a structure in a tenth of them."""
     generator = torch.Generator().manual_seed(seed)
-    values = torch.randn(_VOXELS, width, generator=generator).half()
-    target = (torch.rand(_VOXELS, len(head.channels), generator=generator) < 0.1).float()
-    columns = Columns(values, torch.rand(pooled, generator=generator), target > 0, torch.full((_VOXELS,), 40.0))
+    values = torch.randn(HeadPlan.voxels, width, generator=generator).half()
+    target = (torch.rand(HeadPlan.voxels, len(head.channels), generator=generator) < 0.1).float()
+    columns = Columns(values, torch.rand(pooled, generator=generator), target > 0, torch.full((HeadPlan.voxels,), 40.0))
     return Lesson(columns, target)
 
 
