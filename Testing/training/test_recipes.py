@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from partial_cases import cached_case
 
+from bundles import bundle_of
 from PartialSegLib.errors import CollectionError
 from PartialSegLib.networks import U2Net, build_network
 from PartialSegLib.networks.u2net.domains import domain_weights
@@ -15,6 +17,7 @@ from PartialSegTraining.cache import CachedCase
 from PartialSegTraining.losses import make_loss
 from PartialSegTraining.recipe import Recipe
 from PartialSegTraining.recipefiles import load_recipe, recipe_names
+from PartialSegTraining.state import new_state, start_from
 from PartialSegTraining.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -110,6 +113,30 @@ def test_a_new_domain_leaves_what_other_domains_use_untouched() -> None:
     changed = {name for name, weight in network.named_parameters() if not torch.equal(before[name], weight)}
     assert changed
     assert all(id(weight) in own for name, weight in network.named_parameters() if name in changed)
+
+
+def test_a_transfer_begins_with_the_pretrained_backbone_and_a_layer_of_its_own(tmp_path: Path) -> None:
+    pretraining, recipe = small("phantom-kits21-pretraining"), small("phantom-kits21-transfer")
+    pretrained = new_state(pretraining, CPU).network
+    bundle = bundle_of(tmp_path / "pretrained", "KiTS21Pretraining", pretrained)
+    state, fresh = new_state(recipe, CPU), new_state(recipe, CPU).network.state_dict()
+    start_from(state, recipe, bundle)
+    theirs = pretrained.state_dict()
+    for network in (state.network, state.average):
+        weights = network.state_dict()
+        shared = [name for name in weights if name.startswith("backbone.")]
+        assert shared
+        assert all(torch.equal(weights[name], theirs[name]) for name in shared)
+        assert all(torch.equal(weights[name], fresh[name]) for name in weights if name not in shared)
+
+
+def test_a_backbone_of_another_size_is_not_transferred(tmp_path: Path) -> None:
+    pretraining, recipe = small("phantom-kits21-pretraining"), small("phantom-kits21-transfer")
+    larger = replace(pretraining.network, parameters={**pretraining.network.parameters, "stem": 16})
+    pretrained = new_state(replace(pretraining, network=larger), CPU).network
+    bundle = bundle_of(tmp_path / "pretrained", "KiTS21Pretraining", pretrained)
+    with pytest.raises(CollectionError, match="another network"):
+        start_from(new_state(recipe, CPU), recipe, bundle)
 
 
 def test_a_network_without_weights_of_a_task_cannot_train_one_alone() -> None:

@@ -24,7 +24,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from PartialSegLib.atomic import atomic_write
 from PartialSegLib.bundle import ModelBundle
 from PartialSegLib.errors import CollectionError
-from PartialSegLib.networks import PartialLabelNetwork, U2Net, build_network
+from PartialSegLib.networks import KiTS21, KiTS21Pretraining, PartialLabelNetwork, U2Net, build_network
 from PartialSegLib.networks.u2net.growth import train_only
 from PartialSegTraining.recipe import OptimizationRecipe, Recipe
 from PartialSegTraining.schedules import averaging_decay
@@ -104,6 +104,9 @@ def new_state(recipe: Recipe, device: torch.device) -> TrainingState:
 def start_from(state: TrainingState, recipe: Recipe, bundle: ModelBundle) -> None:
     """Begin with the weights of an existing model in place of random ones.
 
+    A KiTS21 network takes the backbone of a pretrained one, whose tasks were others; its own last layer
+    stays as it is.
+
     Raises
     ------
     CollectionError
@@ -114,6 +117,11 @@ def start_from(state: TrainingState, recipe: Recipe, bundle: ModelBundle) -> Non
     card = bundle.card
     mine = build_network(recipe.network.name, recipe.network.parameters, recipe.tasks)
     theirs = bundle.load_network()
+    if isinstance(mine, KiTS21) and isinstance(theirs, KiTS21Pretraining) and _same_backbone(mine, theirs):
+        for network in (state.network, state.average):
+            assert isinstance(network, KiTS21)
+            network.backbone.load_state_dict(theirs.backbone.state_dict())
+        return
     if type(mine) is not type(theirs) or mine.parameters_ != theirs.parameters_:
         raise CollectionError(
             f"Model '{card.name}' is another network than that of recipe '{recipe.name}'.",
@@ -125,6 +133,10 @@ def start_from(state: TrainingState, recipe: Recipe, bundle: ModelBundle) -> Non
         )
     state.network.load_state_dict(theirs.state_dict())
     state.average.load_state_dict(theirs.state_dict())
+
+
+def _same_backbone(network: KiTS21, pretrained: KiTS21Pretraining) -> bool:
+    return vars(network.parameters_).items() <= vars(pretrained.parameters_).items()
 
 
 def save_checkpoint(state: TrainingState, recipe: Recipe, path: Path) -> None:

@@ -201,7 +201,8 @@ def bar_chart(title: str, bars: Sequence[Bar], label: str, *, width: int = 720) 
         Pixels; the height follows from the number of bars.
     """
     height = round(_TOP + _ROW * len(bars) + _BOTTOM)
-    left, right, bottom = _NAMES, width - 64.0, _TOP + _ROW * len(bars)
+    longest = max((len(bar.name) for bar in bars), default=0)
+    left, right, bottom = max(_NAMES, 16 + _LETTER * longest), width - 64.0, _TOP + _ROW * len(bars)
     parts = []
     for value in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0):
         at = left + (right - left) * value
