@@ -10,6 +10,7 @@ a worker process (``PartialSegWorker``), so that Slicer itself never loads torch
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import slicer
 import vtk
@@ -47,7 +48,7 @@ def forgetPackages() -> None:
 class PartialSeg(ScriptedLoadableModule):
     """What Slicer shows of the module."""
 
-    def __init__(self, parent):
+    def __init__(self, parent: Any) -> None:
         ScriptedLoadableModule.__init__(self, parent)
         self.parent.title = _("PartialSeg")
         self.parent.categories = [translate("qSlicerAbstractCoreModule", "Segmentation")]
@@ -66,11 +67,11 @@ class PartialSeg(ScriptedLoadableModule):
         slicer.app.connect("startupCompleted()", registerSampleData)
 
 
-def registerSampleData():
+def registerSampleData() -> None:
     """Offer a synthetic CT in the module Sample Data."""
     import SampleData
 
-    def load(source):
+    def load(source: Any) -> list[Any]:
         logic = PartialSegLogic()
         try:
             return [addPhantom(logic)]
@@ -116,7 +117,7 @@ class PartialSegParameterNode:
 class PartialSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     """The panel; its sections are in ``PartialSegSlicer.panels``."""
 
-    def __init__(self, parent=None):
+    def __init__(self, parent: Any = None) -> None:
         self.logic = None
         self.panel = None
         self._parameterNode = None
@@ -124,7 +125,7 @@ class PartialSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         VTKObservationMixin.__init__(self)
         ScriptedLoadableModuleWidget.__init__(self, parent)
 
-    def setup(self):
+    def setup(self) -> None:
         """Build the panel."""
         from PartialSegSlicer.panels.panel import Panel
 
@@ -141,7 +142,7 @@ class PartialSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if getattr(self.parent, "isEntered", True):
             self.enter()
 
-    def cleanup(self):
+    def cleanup(self) -> None:
         """End timers, observers and the worker."""
         self.setParameterNode(None)
         self.removeObservers()
@@ -150,37 +151,37 @@ class PartialSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self.logic is not None:
             self.logic.close()
 
-    def enter(self):
+    def enter(self) -> None:
         """The user opens the module."""
         self.initializeParameterNode()
         self.panel.enter()
 
-    def exit(self):
+    def exit(self) -> None:
         """The user leaves the module; a run goes on."""
         self._disconnectGui()
 
-    def onSceneStartClose(self, caller, event):
+    def onSceneStartClose(self, caller: Any, event: str) -> None:
         """The parameter node is about to go."""
         self.setParameterNode(None)
 
-    def onSceneEndClose(self, caller, event):
+    def onSceneEndClose(self, caller: Any, event: str) -> None:
         """Begin anew in the empty scene."""
         self.panel.sceneClosed()
         if self.parent.isEntered:
             self.initializeParameterNode()
 
-    def onReload(self):
+    def onReload(self) -> None:
         """Load the packages of the module anew, and build the panel again."""
         forgetPackages()
         ScriptedLoadableModuleWidget.onReload(self)
 
-    def initializeParameterNode(self):
+    def initializeParameterNode(self) -> None:
         """Show the choices of this scene; a volume is chosen when there is one."""
         self.setParameterNode(self.logic.getParameterNode())
         if self._parameterNode.inputVolume is None:
             self._parameterNode.inputVolume = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLScalarVolumeNode")
 
-    def setParameterNode(self, parameterNode):
+    def setParameterNode(self, parameterNode: Any) -> None:
         """Show the choices of a parameter node from now on, or of none."""
         self._disconnectGui()
         self._parameterNode = parameterNode
@@ -190,13 +191,13 @@ class PartialSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self.panel is not None:
             self.panel.setSettings(parameterNode)
 
-    def _disconnectGui(self):
+    def _disconnectGui(self) -> None:
         if self._guiTag is not None:
             self._parameterNode.disconnectGui(self._guiTag)
             self.removeObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self._onParametersModified)
             self._guiTag = None
 
-    def _onParametersModified(self, caller=None, event=None):
+    def _onParametersModified(self, caller: Any = None, event: str = "") -> None:
         self.panel.show()
 
 
@@ -206,11 +207,11 @@ class PartialSegLogic(ScriptedLoadableModuleLogic, HeadlessLogic):
     See :class:`PartialSegSlicer.logic.headless.HeadlessLogic` for every method.
     """
 
-    def __init__(self, parent=None, python=None, casesFolder=None):
+    def __init__(self, parent: Any = None, python: str | Path | None = None, casesFolder: Path | None = None) -> None:
         ScriptedLoadableModuleLogic.__init__(self)
         HeadlessLogic.__init__(self, python, casesFolder)
 
-    def getParameterNode(self):
+    def getParameterNode(self) -> PartialSegParameterNode:
         """Return the choices of this scene."""
         return PartialSegParameterNode(super().getParameterNode())
 
@@ -218,16 +219,16 @@ class PartialSegLogic(ScriptedLoadableModuleLogic, HeadlessLogic):
 class PartialSegTest(ScriptedLoadableModuleTest):
     """The self-test, as Slicer runs it."""
 
-    def setUp(self):
+    def setUp(self) -> None:
         """Begin with an empty scene."""
         slicer.mrmlScene.Clear()
         self.logic = PartialSegLogic()
 
-    def tearDown(self):
+    def tearDown(self) -> None:
         """End the worker."""
         self.logic.close()
 
-    def runTest(self):
+    def runTest(self) -> None:
         """Run every test."""
         for test in (self.test_phantomIsSegmentedAndUndone, self.test_wrongCallsAreRefused):
             self.setUp()
@@ -236,7 +237,7 @@ class PartialSegTest(ScriptedLoadableModuleTest):
             finally:
                 self.tearDown()
 
-    def test_phantomIsSegmentedAndUndone(self):
+    def test_phantomIsSegmentedAndUndone(self) -> None:
         """Segment the synthetic CT with the bundled model; undo puts the scene back."""
         self.delayDisplay(_("Segmenting a phantom"))
         state = self.logic.setupState()
@@ -250,7 +251,7 @@ class PartialSegTest(ScriptedLoadableModuleTest):
         self.logic.undoLastRun()
         self.assertIsNone(result.segmentationNode.GetScene())
 
-    def test_wrongCallsAreRefused(self):
+    def test_wrongCallsAreRefused(self) -> None:
         """What cannot be done is said at once, and starts no worker."""
         from PartialSegLib.errors import PartialSegError
 

@@ -234,7 +234,7 @@ def test_a_package_that_crashes_as_it_is_loaded_is_named(own_logic: Any, tmp_pat
 
 
 def test_another_python_without_packages_is_told_the_command_that_installs_them(
-    own_logic: Any, tmp_path: Path, slicer_scene: SlicerScene
+    own_logic: Any, volume: Any, tmp_path: Path
 ) -> None:
     venv.create(tmp_path / "environment", with_pip=False, symlinks=True)
     python = tmp_path / "environment" / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
@@ -247,6 +247,10 @@ def test_another_python_without_packages_is_told_the_command_that_installs_them(
     assert '"torch>=2.6' in state.command
     with pytest.raises(SetupError, match="not Slicer's own"):
         own_logic.repair(consent=True)
+    with pytest.raises(WorkerError) as raised:
+        own_logic.segment(volume, tasks=["liver"])
+    assert raised.value.code == "installation"
+    assert "'numpy' cannot be loaded" in raised.value.message
 
 
 def test_a_program_that_is_no_python_is_said_by_the_setup(own_logic: Any, tmp_path: Path) -> None:
