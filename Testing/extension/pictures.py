@@ -142,7 +142,7 @@ def bare_python(folder: Path) -> Iterator[Path]:
 
 
 def work(studio: Studio) -> list[Any]:
-    """Return the pictures of a day: chosen, running, finished, learned."""
+    """Return the pictures of a run: chosen, running, finished."""
     phantom(studio, FIRST_PATIENT)
     choose(studio, "liver", "kidney/kidneys", "hepatic_vessel/hepatic_vessels", "pancreas/pancreas", "spleen")
     studio.sections("input", "task", "run")
@@ -156,15 +156,22 @@ def work(studio: Studio) -> list[Any]:
     studio.ui.reviewNextButton.click()
     studio.sections("run", "result")
     images.append(studio.picture())
+    return images
+
+
+def learn(studio: Studio) -> list[Any]:
+    """Return the pictures of a fine-tuning: under way, and judged on the second patient."""
     phantom(studio, SECOND_PATIENT)
     studio.ui.applyButton.click()
     finish(studio)
     save_case(studio)
     studio.ui.fineTuneButton.click()
-    finish(studio)
+    losses = studio.widget.panel.fineTuning._losses
     studio.sections("learn")
-    images.append(studio.picture())
-    return images
+    studio.until(lambda: len(losses) > 100 or not studio.widget.logic.busy)
+    images = [studio.picture()]
+    finish(studio)
+    return [*images, studio.picture()]
 
 
 def finish(studio: Studio) -> None:
@@ -208,6 +215,7 @@ def main(folder: Path) -> None:
         os.environ["PARTIALSEG_CASES"] = cases
         studio.open()
         side_by_side(work(studio), folder / "panel.png")
+        side_by_side(learn(studio), folder / "panel-learning.png")
         side_by_side(trouble(studio), folder / "panel-problems.png")
         studio.host.reset()
 

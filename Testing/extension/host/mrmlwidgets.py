@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from PySide6 import QtCore, QtWidgets
+from shiboken6 import isValid
 
 
 class qMRMLWidget(QtWidgets.QWidget):
@@ -163,7 +164,12 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
         return len(self._ids)
 
     def _scene_changed(self, *_: Any) -> None:
-        if not self._scene.IsClosing() and not self._scene.IsBatchProcessing():
+        if not isValid(self._combo):
+            # Qt has deleted the widget: what is left of it follows no scene.
+            for tag in self._tags:
+                self._scene.RemoveObserver(tag)
+            self._tags = []
+        elif not self._scene.IsClosing() and not self._scene.IsBatchProcessing():
             self._refresh()
 
     def _nodes(self) -> list[Any]:
