@@ -96,16 +96,25 @@ def test_equal_factors_are_equal_distances_on_a_logarithmic_axis() -> None:
 
 
 def test_a_line_goes_through_its_points_and_leaves_out_what_is_no_number() -> None:
-    svg = line_chart(
-        "A & B", [Series("x < y", [(0, 0.0), (5, float("nan")), (10, 1.0)])], Axis("", 0, 10), Axis("", 0, 1)
-    )
-    tree = ElementTree.fromstring(svg)
-    (line,) = [item for item in tree.iter() if item.tag.endswith("polyline")]
+    first, second = Series("x < y", [(0, 0.0), (5, float("nan")), (10, 1.0)]), Series("z", [(2, 0.5)])
+    tree = ElementTree.fromstring(line_chart("A & B", [first, second], Axis("", 0, 10), Axis("", 0, 1)))
+    line, _ = [item for item in tree.iter() if item.tag.endswith("polyline")]
     points = [tuple(map(float, pair.split(","))) for pair in line.attrib["points"].split()]
     assert len(points) == 2
     assert points[0][0] < points[1][0]
     assert points[0][1] > points[1][1]
-    assert "x < y" in "".join(tree.itertext())
+    assert {"A & B", "x < y", "z"} <= set(tree.itertext())
+
+
+def test_a_legend_takes_as_many_rows_as_its_names_need() -> None:
+    def height(*names: str) -> int:
+        svg = line_chart(
+            "", [Series(name, [(0, 0)]) for name in names], Axis("", 0, 1), Axis("", 0, 1), size=(300, 200)
+        )
+        return int(ElementTree.fromstring(svg).attrib["height"])
+
+    one, row, rows = height("a"), height("a", "b"), height("a" * 30, "b" * 30)
+    assert one == 200 < row < rows
 
 
 def test_points_and_bars_lie_where_their_values_are() -> None:
