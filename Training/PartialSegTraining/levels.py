@@ -8,8 +8,8 @@ cut by :mod:`PartialSegTraining.augmentation`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -111,12 +111,16 @@ class CachedCase:
         At ``spacing``, then at ``coarse_spacing`` where the recipe has one.
     dataset : str
         Which dataset the case belongs to; empty where nobody knows.
+    hard : mapping of str to numpy.ndarray
+        int32 (n, 3) voxels (z, y, x) of the first level where a model found an annotated structure that
+        is not there (:mod:`PartialSegTraining.mining`); empty where nobody looked.
     """
 
     name: str
     structures: tuple[str, ...]
     levels: tuple[AnyLevel, ...]
     dataset: str = ""
+    hard: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def to(self, device: torch.device) -> CachedCase:
         """Return the case with its voxels in the memory of a device."""

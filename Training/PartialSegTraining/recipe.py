@@ -37,7 +37,7 @@ __all__ = [
 #: Options that came after the first checkpoints, and what those were made with.
 _LATER: dict[str, dict[str, Any]] = {
     "network": {"trained_task": ""},
-    "sampling": {"strategy": "tasks", "foreground_rule": "chance", "structures": {}},
+    "sampling": {"strategy": "tasks", "foreground_rule": "chance", "structures": {}, "hard": {}},
     "augmentation": {"library": "own"},
     "optimization": {"accumulation": 1, "head": (), "head_warmup_steps": 0, "head_learning_rate": None},
 }

@@ -82,7 +82,8 @@ class WindowSampler:
         cached = self._cases[case]
         level = int(rng.random() < self._coarse(step)) if len(cached.levels) > 1 else 0
         wanted = self._space.tasks[task].structures if structure is None else (structure,)
-        return Draw(case, task, level, self._center(cached, wanted, cached.levels[level], place, rng))
+        center = self._hard_negative(cached, task, cached.levels[level], rng) if level == 0 else None
+        return Draw(case, task, level, center or self._center(cached, wanted, cached.levels[level], place, rng))
 
     def number(self, step: int, place: int) -> int:
         """Return the number of a window, counted over all steps."""
@@ -97,7 +98,7 @@ class WindowSampler:
     def _center(
         self, case: CachedCase, wanted: Sequence[str], level: AnyLevel, place: int, rng: np.random.Generator
     ) -> tuple[float, float, float]:
-        """Draw the center of a window, so that the window reaches over a border only where it is larger."""
+        """Draw the center of a window, near a structure or anywhere."""
         window, shape = np.array(self._recipe.window), np.array(level.shape)
         center = rng.uniform(0, shape)
         if self._near_structure(place, rng):
@@ -106,6 +107,27 @@ class WindowSampler:
                 voxels = level.centers[self._one_of(present, case, rng)]
                 center = voxels[rng.integers(len(voxels))] + 0.5
                 center = center + rng.uniform(-self._recipe.jitter, self._recipe.jitter, 3) * window
+        return self._inside(center, level)
+
+    def _hard_negative(
+        self, case: CachedCase, task: int, level: AnyLevel, rng: np.random.Generator
+    ) -> tuple[float, float, float] | None:
+        """Draw the center of a window near a hard negative, or say that it lies elsewhere."""
+        share = self._recipe.hard.get(self._space.tasks[task].key, 0.0)
+        # Without a share nothing is drawn: the windows of other recipes stay those that they were.
+        if share == 0.0 or rng.random() >= share:
+            return None
+        found = [case.hard[key] for key in self._space.tasks[task].structures if len(case.hard.get(key, ()))]
+        if not found:
+            return None
+        voxels = found[rng.integers(len(found))]
+        center = voxels[rng.integers(len(voxels))] + 0.5
+        jitter = rng.uniform(-self._recipe.jitter, self._recipe.jitter, 3)
+        return self._inside(center + jitter * np.array(self._recipe.window), level)
+
+    def _inside(self, center: np.ndarray, level: AnyLevel) -> tuple[float, float, float]:
+        """Move the center of a window so that it reaches over a border only where it is larger."""
+        window, shape = np.array(self._recipe.window), np.array(level.shape)
         # A window that is larger than the volume may hold it anywhere, as padding may lie on any side.
         low, high = np.minimum(window / 2, shape - window / 2), np.maximum(window / 2, shape - window / 2)
         # Whole voxels, so that a window that is not scaled is cut without any interpolation.

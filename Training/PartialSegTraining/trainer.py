@@ -33,6 +33,7 @@ from PartialSegTraining.levels import CachedCase
 from PartialSegTraining.loader import BatchLoader, BatchMaker
 from PartialSegTraining.loop import CHECKPOINT, ended_early, run
 from PartialSegTraining.losses import LOSSES, LossTerms, SegmentationLoss, make_loss
+from PartialSegTraining.mining import with_hard_negatives
 from PartialSegTraining.objective import Objective
 from PartialSegTraining.placement import place_cases
 from PartialSegTraining.publishing import write_bundle
@@ -236,6 +237,8 @@ def train(
         training, held_out = prepared[: len(cases)], prepared[len(cases) :]
         if not named:
             training, held_out = split_cases(prepared, recipe.tasks, recipe.monitoring.validation_cases)
+        if any(recipe.sampling.hard.values()):
+            training = _with_hard_negatives(training, recipe, initial, chosen, output, monitor, processes)
         trainer = Trainer(recipe, training, chosen, processes)
         validator = make_validator(held_out, recipe, chosen, processes)
         state, checkpoint = trainer.state, output / CHECKPOINT
@@ -288,6 +291,29 @@ def _prepare(
         prepare_cases(mine, rules, folder=folder, workers=workers, monitor=monitor)
         processes.wait()
     return prepare_cases(cases, rules, folder=folder, workers=workers, monitor=monitor)
+
+
+def _with_hard_negatives(
+    cases: list[CachedCase],
+    recipe: Recipe,
+    model: ModelBundle | None,
+    device: torch.device,
+    output: Path,
+    monitor: Monitor,
+    processes: Processes,
+) -> list[CachedCase]:
+    """Look for hard negatives in the first process; the others find what it kept."""
+    if model is None:
+        raise CollectionError(
+            f"Recipe '{recipe.name}' trains on hard negatives, which are the mistakes of a model.",
+            "Name the model to begin with: --initial MODEL.",
+        )
+    if not processes.first:
+        processes.wait()
+    found = with_hard_negatives(cases, recipe, model, device, output / "hard", monitor)
+    if processes.first:
+        processes.wait()
+    return found
 
 
 def _mean_terms(parts: Sequence[LossTerms]) -> LossTerms:

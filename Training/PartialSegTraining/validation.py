@@ -88,7 +88,9 @@ class WindowValidator:
         self._processes = processes
         self._precision = recipe.optimization.precision
         # One window at a time fits wherever a training batch does; only the spacing of the card is judged.
-        plan = replace(recipe.sampling, batch=1, coarse=0.0, tasks={}, strategy="tasks", foreground_rule="chance")
+        plan = replace(
+            recipe.sampling, batch=1, coarse=0.0, tasks={}, hard={}, strategy="tasks", foreground_rule="chance"
+        )
         self._sampler = WindowSampler(cases, self._space, plan, recipe.optimization.seed)
         self._windows = len(cases) * recipe.monitoring.validation_windows
         self._augmenter = Augmenter(AugmentationRecipe(), recipe.preprocessing, self._space, recipe.sampling.window)

@@ -49,6 +49,9 @@ class SamplingRecipe:
     structures : mapping of str to float
         Weight of a structure where one of those present is drawn to center a window on; 1 where it
         is not named.
+    hard : mapping of str to float
+        Probability, for windows of a task, to be centered near a hard negative: a voxel where the model
+        that the training begins with finds what is not there (:mod:`PartialSegTraining.mining`).
     """
 
     window: tuple[int, int, int]
@@ -61,6 +64,7 @@ class SamplingRecipe:
     strategy: str = "tasks"
     foreground_rule: str = "chance"
     structures: Mapping[str, float] = field(default_factory=dict)
+    hard: Mapping[str, float] = field(default_factory=dict)
 
     STRATEGIES = ("tasks", "cases", "inverse-sqrt", "round-robin", "classes")
     FOREGROUND_RULES = ("chance", "share")
@@ -70,6 +74,8 @@ class SamplingRecipe:
         rules = self.FOREGROUND_RULES
         require(self.foreground_rule in rules, "foreground_rule", self.foreground_rule, f"one of {rules}")
         require(min(self.structures.values(), default=1.0) >= 0, "structures", dict(self.structures), "at least 0 each")
+        within = all(0.0 <= share <= 1.0 for share in self.hard.values())
+        require(within, "hard", dict(self.hard), "in 0 to 1 each")
         if self.strategy != "tasks" and any(count != 1 for count in self.tasks.values()):
             raise ValueError(f"'tasks' says how often tasks are drawn, but the strategy is '{self.strategy}'")
         require(min(self.window) >= 1, "window", self.window, "positive")
