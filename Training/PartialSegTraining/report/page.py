@@ -22,7 +22,7 @@ main { max-width: 1180px; margin: 0 auto; padding: 24px; }
 h1 { font-size: 26px; margin: 0; }
 h2 { font-size: 19px; margin: 32px 0 8px; }
 .subject, footer { color: #5a6472; }
-.row { display: flex; flex-wrap: wrap; gap: 16px; }
+.row { display: flex; flex-wrap: wrap; gap: 16px; align-items: flex-start; }
 svg, img { background: white; border: 1px solid #dde1e6; border-radius: 6px; max-width: 100%; height: auto; }
 figure { margin: 0 0 16px; }
 figcaption { color: #5a6472; }
