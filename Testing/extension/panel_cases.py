@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 from host import Host, start
 from logic_cases import small_scan
-from worker_cases import PATIENCE
 
+#: Seconds after which a test gives up: the first run loads torch, which takes long on a computer that is busy.
+PATIENCE = 600.0
 #: Two structures of the small model that lie in two tasks.
 KEYS = ["liver", "kidneys"]
 
