@@ -33,7 +33,7 @@ _FIELDS = frozenset(("format", "format_version", *_TEXTS, *_OBJECTS, "window", "
 _MARKS = frozenset(("format", "format_version", "$schema"))
 #: Fields that cards may lack, since older ones do; their default is ours.
 _OPTIONAL = frozenset(("window_steps",))
-_STEPS = ("clamped", "even")
+_STEPS = ("clamped", "even", "repeated")
 _HINT = "See card.schema.json for the fields."
 
 
@@ -62,8 +62,9 @@ class Card:
         copies mirrored along these.
     window_steps : str
         How the preset ``paper`` lays windows, as the model was evaluated: ``clamped`` (a constant stride,
-        the last window moved back to the border; DoDNet) or ``even`` (spread evenly; nnU-Net). Other
-        presets spread them evenly.
+        the last window moved back to the border; DoDNet), ``even`` (spread evenly; nnU-Net) or
+        ``repeated`` (the last window counts several times, and weights fall with the distance to the
+        center; 3D U2-Net). Other presets spread them evenly, with Gaussian weights.
     version : str
         Version of the model.
     modality : str

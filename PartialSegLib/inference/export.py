@@ -92,11 +92,8 @@ class SlabExporter:
         self._grid = grid
         self._device = device
         self._taps = [grid.taps(axis) for axis in range(3)]
+        self._windows = windows
         self._before = windows.offset
-        self._sums = [
-            torch.from_numpy(values[before : before + length]).to(device)
-            for values, before, length in zip(windows.weight_sums, windows.offset, grid.shape, strict=True)
-        ]
         self._pieces: list[list[PackedMask]] = [[] for _ in range(channels)]
         self._shelf = _Shelf()
         self._emitted = 0
@@ -181,16 +178,16 @@ class SlabExporter:
 
     def _blended(self, ring: SlabRing, channels: slice, source: Sequence[slice]) -> Tensor:
         """Return float32 (C, z, y, x) mean probabilities, less the threshold, of a box of the ring."""
-        z, y, x = source
-        rows, columns = (
-            slice(part.start + before, part.stop + before)
-            for part, before in zip((y, x), self._before[1:], strict=True)
+        depth, rows, columns = (
+            slice(part.start + before, part.stop + before) for part, before in zip(source, self._before, strict=True)
         )
-        segments = self._segments(ring, z.start, z.stop)
+        segments = ring.segments(depth.start, depth.stop)
         planes = torch.cat(
             [ring.values[channels, at : at + stop - start, rows, columns] for start, stop, at in segments], dim=1
         ).float()
-        return planes.div_(self._sums[0][z][:, None, None]).div_(self._sums[1][y][:, None] * self._sums[2][x])
+        for factor in self._windows.sum_of_weights(depth, rows, columns):
+            planes.div_(torch.from_numpy(factor).to(self._device))
+        return planes
 
     def _measure(self, ring: SlabRing, confidence: Confidence, first: int, last: int, end: int) -> None:
         """Add the entropy of planes `first` to `last`, and interpolate it for image planes up to `end`."""

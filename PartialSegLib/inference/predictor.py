@@ -351,7 +351,7 @@ class Predictor:
             grid.shape,
             self._window,
             preset.overlap,
-            clamped=preset.as_evaluated and card.window_steps == "clamped",
+            steps=card.window_steps if preset.as_evaluated else "even",
             centered=card.preprocessing.padding_place == "both",
         )
 

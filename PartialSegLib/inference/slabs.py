@@ -60,8 +60,7 @@ class SlabRing:
         # One plane more than a window: interpolation looks back one plane across a slab's edge.
         self.depth = min(windows.window[0] + 1, windows.shape[0])
         self.values = torch.zeros(channels, self.depth, *windows.shape[1:], device=device, dtype=dtype)
-        z, y, x = (torch.from_numpy(weight).to(device) for weight in windows.weights)
-        self._weight = (z[:, None, None] * y[:, None] * x).flatten()
+        self._weight = torch.from_numpy(windows.weight_map).to(device).flatten()
         self._block = block_voxels(channels, torch.get_num_threads(), device)
         self._buffer = torch.zeros(channels, self._block, device=device)
 
@@ -84,6 +83,7 @@ class SlabRing:
         """
         _, height, width = self.windows.window
         plane = height * width
+        scale *= self.windows.count(start)
         for first, last, at in self.segments(start[0], start[0] + self.windows.window[0]):
             offset = (first - start[0]) * plane
             target = self.values[:, at : at + last - first, start[1] : start[1] + height, start[2] : start[2] + width]

@@ -2,7 +2,8 @@
 
 Windows form a regular grid and their Gaussian weight is a product of three one-dimensional
 Gaussians. The sum of all weights at a voxel is therefore a product of three one-dimensional sums:
-blended probabilities are normalised without a count map.
+blended probabilities are normalised without a count map. The weight of 3D U2-Net is no such product;
+its sums are counted for the planes at hand.
 """
 
 from __future__ import annotations
@@ -10,11 +11,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from math import ceil
+from math import ceil, prod
 
 import numpy as np
 
 Starts = tuple[int, int, int]
+#: How windows are laid: spread evenly (nnU-Net), by a constant stride with the last one moved back to the
+#: border (DoDNet), or so and the last one several times over (3D U2-Net).
+STEPS = ("even", "clamped", "repeated")
 
 
 def even_starts(length: int, window: int, overlap: float) -> list[int]:
@@ -42,6 +46,26 @@ def clamped_starts(length: int, window: int, overlap: float) -> list[int]:
     return [min(index * stride, length - window) for index in range(count)]
 
 
+def repeated_starts(length: int, window: int, overlap: float) -> list[int]:
+    """Step by a constant stride to the end of the axis, each window moved back to the border (as 3D U2-Net does).
+
+    With half overlap the last window comes twice or more, and counts so often.
+    """
+    stride = ceil(window * (1 - overlap))
+    return [min(start, max(0, length - window)) for start in range(0, length, stride)]
+
+
+def radial(window: tuple[int, int, int]) -> np.ndarray:
+    """Return the float32 (D, H, W) weight of a window of 3D U2-Net.
+
+    It falls with the distance, in voxels, to voxel ``window // 2``, from 1 to almost 0 at the farthest corner.
+    """
+    axes = (np.arange(size) - size // 2 for size in window)
+    z, y, x = np.meshgrid(*axes, indexing="ij", sparse=True)
+    distance = np.sqrt(z**2 + y**2 + x**2)
+    return (1 - distance / distance.max() + 1e-20).astype(np.float32)
+
+
 def gaussian(window: int) -> np.ndarray:
     """Return the float32 (window,) weight of one axis: sigma is an eighth of the window, maximum 1.
 
@@ -66,12 +90,16 @@ class WindowGrid:
         First voxels of the windows along each axis, ascending.
     offset : tuple of int
         Voxels of padding before the image along each axis.
+    counts : tuple of tuple of int, optional
+        How often each start counts, along each axis; once when not given. The windows are weighted by
+        :func:`radial` then, as in 3D U2-Net.
     """
 
     shape: tuple[int, int, int]
     window: tuple[int, int, int]
     starts: tuple[list[int], list[int], list[int]]
     offset: Starts = (0, 0, 0)
+    counts: tuple[tuple[int, ...], ...] | None = None
 
     @classmethod
     def over(
@@ -80,7 +108,7 @@ class WindowGrid:
         window: tuple[int, int, int],
         overlap: float,
         *,
-        clamped: bool = False,
+        steps: str = "even",
         centered: bool = False,
     ) -> WindowGrid:
         """Lay windows over an image of `shape`, padded along axes that are shorter than the window.
@@ -91,16 +119,19 @@ class WindowGrid:
             Voxels, (D, H, W).
         overlap : float
             Shared fraction of neighbouring windows, 0 to below 1.
-        clamped : bool
-            Place windows by :func:`clamped_starts`, not :func:`even_starts`.
+        steps : str
+            One of :data:`STEPS`; ``repeated`` weights windows by :func:`radial` too.
         centered : bool
             Pad on both sides, with an odd voxel at the end, as nnU-Net does; else at the end alone.
         """
-        place = clamped_starts if clamped else even_starts
-        z, y, x = (place(length, size, overlap) for length, size in zip(shape, window, strict=True))
+        place = {"even": even_starts, "clamped": clamped_starts, "repeated": repeated_starts}[steps]
+        placed = [place(length, size, overlap) for length, size in zip(shape, window, strict=True)]
+        z, y, x = (sorted(set(starts)) for starts in placed)
+        counts = tuple(tuple(starts.count(start) for start in sorted(set(starts))) for starts in placed)
         padded = (max(shape[0], window[0]), max(shape[1], window[1]), max(shape[2], window[2]))
         before = [(size - length) // 2 if centered else 0 for size, length in zip(padded, shape, strict=True)]
-        return cls(padded, window, (z, y, x), (before[0], before[1], before[2]))
+        offset = before[0], before[1], before[2]
+        return cls(padded, window, (z, y, x), offset, counts if steps == "repeated" else None)
 
     def __len__(self) -> int:
         return len(self.starts[0]) * len(self.starts[1]) * len(self.starts[2])
@@ -110,14 +141,44 @@ class WindowGrid:
         for z in self.starts[0]:
             yield z, [(z, y, x) for y in self.starts[1] for x in self.starts[2]]
 
+    def count(self, start: Starts) -> int:
+        """Return how often the window that begins at a voxel counts."""
+        if self.counts is None:
+            return 1
+        places = zip(start, self.starts, self.counts, strict=True)
+        return prod(counts[starts.index(at)] for at, starts, counts in places)
+
+    @cached_property
+    def weight_map(self) -> np.ndarray:
+        """Weight of the voxels of one window, float32 (D, H, W)."""
+        if self.counts is not None:
+            return radial(self.window)
+        z, y, x = self.weights
+        return z[:, None, None] * y[:, None] * x
+
+    def sum_of_weights(self, z: slice, y: slice, x: slice) -> tuple[np.ndarray, ...]:
+        """Return float32 factors that broadcast to a box; their product is the sum of all weights there."""
+        if self.counts is None:
+            sums = self.weight_sums
+            return sums[0][z][:, None, None], sums[1][y][:, None] * sums[2][x]
+        total = np.zeros((z.stop - z.start, *self.shape[1:]))
+        for row, starts in self.rows():
+            first, last = max(row, z.start), min(row + self.window[0], z.stop)
+            if first < last:
+                for start in starts:
+                    _, height, width = (slice(at, at + size) for at, size in zip(start, self.window, strict=True))
+                    planes = self.count(start) * self.weight_map[first - row : last - row]
+                    total[first - z.start : last - z.start, height, width] += planes
+        return (total[:, y, x].astype(np.float32),)
+
     @cached_property
     def weights(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Weight of one window along (z, y, x), float32."""
+        """Gaussian weight of one window along (z, y, x), float32."""
         return gaussian(self.window[0]), gaussian(self.window[1]), gaussian(self.window[2])
 
     @cached_property
     def weight_sums(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Sum of the weights of all windows along (z, y, x), float32; their product normalises a voxel."""
+        """Sum of the Gaussian weights of all windows along (z, y, x), float32; their product normalises a voxel."""
         sums = []
         for length, starts, weight in zip(self.shape, self.starts, self.weights, strict=True):
             total = np.zeros(length, np.float64)

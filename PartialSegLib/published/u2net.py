@@ -124,7 +124,7 @@ class U2NetFormat(PublishedFormat):
             window=(SIDE, SIDE, SIDE),
             # The released inference does not mirror.
             mirror_axes=(),
-            window_steps="clamped",
+            window_steps="repeated",
             modality=prepared.modality,
             license=LICENSE_NOT_STATED,
             intended_use=INTENDED_USE,

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 import vectors
+from bundles import random_dodnet
 from PartialSegLib.images import Geometry
 from PartialSegLib.inference import passes
 from PartialSegLib.inference.export import SlabExporter
 from PartialSegLib.inference.extractors import TorchExtractor
 from PartialSegLib.inference.planner import Plan
 from PartialSegLib.inference.slabs import THRESHOLD
-from PartialSegLib.inference.windows import WindowGrid, clamped_starts
+from PartialSegLib.inference.windows import WindowGrid, clamped_starts, radial, repeated_starts
 from PartialSegLib.networks import DoDNet, DoDNetParameters, MultiTalentUNet
 from PartialSegLib.networks.contract import PartialLabelNetwork
 from PartialSegLib.networks.multitalent import UNetParameters
@@ -48,14 +49,19 @@ class Probabilities(SlabExporter):
         super().take(ring, first, last)
 
 
-def blended(network: PartialLabelNetwork, volume: Tensor, windows: WindowGrid, structures: Sequence[str]) -> Blended:
-    """Run the engine, with 8 mirrored copies of each window, on a volume that is its own image."""
+def blended(
+    network: PartialLabelNetwork,
+    volume: Tensor,
+    windows: WindowGrid,
+    structures: Sequence[str],
+    mirror_axes: tuple[int, ...] = (0, 1, 2),
+) -> Blended:
+    """Run the engine, with mirrored copies of each window, on a volume that is its own image."""
     shape = windows.shape
     whole = (slice(0, shape[0]), slice(0, shape[1]), slice(0, shape[2]))
     grid = NetworkGrid(Geometry(shape), (0, 1, 2), (False, False, False), whole, shape)
-    job = passes.Job(volume, grid, windows, tuple(structures), (0, 1, 2), False, "test")
+    job = passes.Job(volume, grid, windows, tuple(structures), mirror_axes, False, "test")
     cpu = torch.device("cpu")
-    vectors.fill(network.eval())
     Probabilities.planes = []
     with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
         patch.setattr(passes, "SlabExporter", Probabilities)
@@ -79,7 +85,8 @@ def dodnet() -> Blended:
     # The published code takes the stride along x from the window's height; its windows are square.
     along_z, along_y = (clamped_starts(shape[axis], window[axis], 0.5) for axis in (0, 1))
     windows = WindowGrid(shape, window, (along_z, along_y, [0, 16, 22]))
-    network = DoDNet(DoDNetParameters(), space_of_the_vector())
+    network = DoDNet(DoDNetParameters(), space_of_the_vector()).eval()
+    vectors.fill(network)
     return blended(network, vectors.seeded(2, shape).clamp(-1, 1), windows, ("stomach", "colon_tumor"))
 
 
@@ -88,7 +95,9 @@ def multitalent() -> Blended:
     shape = (40, 64, 80)
     windows = WindowGrid.over(shape, (32, 64, 64), 0.5)
     structures = [key for task in MULTITALENT.tasks for key in task.structures]
-    return blended(MultiTalentUNet(UNetParameters(), MULTITALENT), vectors.seeded(3, shape), windows, structures)
+    network = MultiTalentUNet(UNetParameters(), MULTITALENT).eval()
+    vectors.fill(network)
+    return blended(network, vectors.seeded(3, shape), windows, structures)
 
 
 def test_blended_probabilities_are_those_of_dodnet(dodnet: Blended) -> None:
@@ -115,3 +124,20 @@ def test_all_masks_have_as_many_voxels_as_those_of_multitalent(multitalent: Blen
     uncertain = (np.abs(multitalent.probabilities - THRESHOLD) <= 2e-4).sum(axis=(1, 2, 3))
     assert np.all(uncertain < 0.005 * multitalent.probabilities[0].size)
     assert np.all(np.abs(multitalent.masks.sum(axis=(1, 2, 3)) - published) <= uncertain)
+
+
+def test_windows_that_3d_u2net_repeats_count_as_often() -> None:
+    shape, window = (16, 20, 36), (16, 16, 16)
+    network, volume = random_dodnet(), vectors.seeded(5, shape)
+    total, weights = torch.zeros(shape), torch.zeros(shape)
+    with torch.inference_mode():
+        for z in repeated_starts(16, 16, 0.5):
+            for y in repeated_starts(20, 16, 0.5):
+                for x in repeated_starts(36, 16, 0.5):
+                    part = slice(z, z + 16), slice(y, y + 16), slice(x, x + 16)
+                    logits = network(volume[part][None, None], torch.tensor([0]))[0, 0]
+                    total[part] += torch.from_numpy(radial(window)) * logits.sigmoid()
+                    weights[part] += torch.from_numpy(radial(window))
+    windows = WindowGrid.over(shape, window, 0.5, steps="repeated")
+    found = blended(network, volume, windows, ("liver",), ())
+    np.testing.assert_allclose(found.probabilities[0], total / weights, atol=1e-3)
