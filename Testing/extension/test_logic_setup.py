@@ -6,15 +6,20 @@ installed here: pip and the extension PyTorch are stand-ins, which note what the
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import tomllib
 import types
+from pathlib import Path
 from typing import Any
 
 import pytest
 from host import Host
 
-from PartialSegSlicer.logic.errors import SetupError
+from PartialSegSlicer.logic.errors import SettingError, SetupError
+from PartialSegSlicer.logic.headless import HeadlessLogic
+from PartialSegSlicer.logic.interpreter import ownPython
 from PartialSegSlicer.logic.setup import REQUIREMENTS, PackageState, SetupState, install
 
 TORCH = "torch>=2.6,!=2.9.*"
@@ -107,6 +112,31 @@ def test_a_python_that_is_not_slicers_is_never_installed_into(slicer_app: Host) 
     assert other.command in other.hint
 
 
+def test_the_worker_runs_in_slicers_python_and_not_in_the_application_itself(
+    slicer_app: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "PythonSlicer.exe" if os.name == "nt" else "PythonSlicer"
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / name).touch()
+    monkeypatch.setattr(slicer_app.slicer, "app", types.SimpleNamespace(slicerHome=str(tmp_path)))
+    assert ownPython() == str(tmp_path / "bin" / name)
+
+
+def test_the_choice_of_another_python_belongs_to_the_computer_and_can_be_taken_back(
+    slicer_app: Host, tmp_path: Path
+) -> None:
+    first = HeadlessLogic()
+    assert first.interpreter.own
+    first.setPython(sys.executable)
+    assert HeadlessLogic().python == sys.executable
+    assert not HeadlessLogic().interpreter.own
+    first.setPython()
+    assert HeadlessLogic().interpreter.own
+    with pytest.raises(SettingError, match="is no program"):
+        first.setPython(tmp_path / "missing" / "python")
+    assert HeadlessLogic().interpreter.own
+
+
 def test_a_state_says_what_is_missing_in_one_sentence() -> None:
     assert state(GOOD, MISSING, HALF_TORCH).missing == ("scipy>=1.13", TORCH)
     sentence = state(GOOD, MISSING, HALF_TORCH).sentence
@@ -118,9 +148,6 @@ def test_a_state_says_what_is_missing_in_one_sentence() -> None:
 
 
 def test_the_requirements_of_the_module_are_those_of_the_library() -> None:
-    import tomllib
-    from pathlib import Path
-
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     lines = [line.split("#")[0].strip() for line in REQUIREMENTS.read_text(encoding="utf-8").splitlines()]
     assert sorted(line for line in lines if line) == sorted(project["dependencies"])
