@@ -61,7 +61,7 @@ def test_one_case_teaches_a_new_structure_and_no_bit_of_an_old_mask_changes(
         options=options(),
         listener=heard.append,
     )
-    assert result.after["gallbladder"] > 0.5
+    assert result.after["gallbladder"] > 0.4
     assert "gallbladder" not in result.before
     assert (result.better, result.regressions, result.judged_by) == (True, (), "held-out")
     assert result.recommended
@@ -112,7 +112,7 @@ def test_two_cases_judge_each_other_when_none_is_held_out(
 ) -> None:
     result = finetune(parent, cases[:2], tmp_path, mode="quick", device="cpu", options=options())
     assert result.judged_by == "leave-one-out"
-    assert result.after["gallbladder"] > 0.5
+    assert result.after["gallbladder"] > 0.4
     assert result.better
 
 

@@ -9,7 +9,7 @@ not lost, and the memory is that of a few megabytes a window. Called by the quic
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from PartialSegLib.card import Card
 from PartialSegLib.inference.windows import WindowGrid
-from PartialSegLib.preprocessing import padding_value, prepare
+from PartialSegLib.preprocessing import Prepared, find_crop, padding_value, prepare
 from PartialSegLib.progress import Monitor
 from PartialSegLib.segmentation import Box
 from PartialSegTraining.cases import Case
@@ -71,17 +71,21 @@ class SampledCase:
     structures : tuple of str
         Keys of the annotated structures, in the order of :attr:`Columns.inside`.
     windows : tuple of Columns
-        Its windows.
+        Its windows at the spacing of the model.
+    coarse : tuple of Columns
+        Those at its coarse spacing, where it has one: the preset ``fast`` looks there first.
     """
 
     name: str
     structures: tuple[str, ...]
     windows: tuple[Columns, ...]
+    coarse: tuple[Columns, ...] = ()
 
     @property
     def nbytes(self) -> int:
         """Memory of its columns in bytes."""
-        return sum(window.values.nbytes + window.inside.nbytes + window.weight.nbytes for window in self.windows)
+        every = (*self.windows, *self.coarse)
+        return sum(window.values.nbytes + window.inside.nbytes + window.weight.nbytes for window in every)
 
 
 def sample_case(
@@ -118,24 +122,43 @@ def sample_case(
         When the monitor was cancelled.
     """
     image, masks = case.load()
-    keys = tuple(key for key in structures if key in masks)
-    prepared = prepare(image, card.preprocessing)
-    truth = torch.from_numpy(np.stack([prepared.grid.resample_mask(masks[key]) for key in keys]))
-    grid = WindowGrid.over(
-        prepared.grid.shape, card.window, _OVERLAP, centered=card.preprocessing.padding_place == "both"
-    )
-    volume = _padded(prepared.volume, grid, padding_value(card.preprocessing))
-    truth = _padded(truth, grid, False)
+    truth = {key: masks[key] for key in structures if key in masks}
     generator = torch.Generator().manual_seed(seed)
-    boxes = windows_worth_encoding(grid, truth, generator)
-    windows = []
-    monitor = monitor or Monitor()
-    monitor.step("encode", 0, len(boxes))
-    for done, box in enumerate(boxes, 1):
-        maps, pooled = encode(volume[box][None, None])
-        windows.append(_keep(maps, pooled, truth[(slice(None), *box)], generator))
-        monitor.step("encode", done, len(boxes))
-    return SampledCase(case.name, keys, tuple(windows))
+    recipe = card.preprocessing
+    crop = find_crop(image, recipe)
+    levels = [
+        _level(prepare(image, recipe, spacing=spacing, crop=crop), truth, card, generator)
+        for spacing in (recipe.spacing, recipe.coarse_spacing)
+        if spacing is not None
+    ]
+    monitor, total = monitor or Monitor(), sum(len(level.boxes) for level in levels)
+    monitor.step("encode", 0, total)
+    windows: list[list[Columns]] = []
+    for level in levels:
+        windows.append([])
+        for box in level.boxes:
+            maps, pooled = encode(level.volume[box][None, None])
+            windows[-1].append(_keep(maps, pooled, level.inside[(slice(None), *box)], generator))
+            monitor.step("encode", sum(map(len, windows)), total)
+    return SampledCase(case.name, tuple(truth), *(tuple(part) for part in windows))
+
+
+@dataclass(frozen=True)
+class _Level:
+    """A case at one spacing, padded: volume (D, H, W), masks (K, D, H, W), and the windows to encode."""
+
+    volume: Tensor
+    inside: Tensor
+    boxes: list[Box]
+
+
+def _level(prepared: Prepared, masks: Mapping[str, np.ndarray], card: Card, generator: torch.Generator) -> _Level:
+    """Lay windows over a prepared image and choose those that are worth their time."""
+    recipe = card.preprocessing
+    inside = torch.from_numpy(np.stack([prepared.grid.resample_mask(mask) for mask in masks.values()]))
+    grid = WindowGrid.over(prepared.grid.shape, card.window, _OVERLAP, centered=recipe.padding_place == "both")
+    volume, inside = _padded(prepared.volume, grid, padding_value(recipe)), _padded(inside, grid, False)
+    return _Level(volume, inside, windows_worth_encoding(grid, inside, generator))
 
 
 def windows_worth_encoding(grid: WindowGrid, truth: Tensor, generator: torch.Generator) -> list[Box]:

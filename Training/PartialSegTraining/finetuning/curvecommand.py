@@ -42,7 +42,7 @@ def register(kinds: Any) -> None:
     parser.add_argument("--steps", type=int, default=80, metavar="N", help="of full and from scratch (default: 80)")
     parser.add_argument("--window", type=int, nargs=3, default=(48, 64, 64), metavar=("Z", "Y", "X"))
     parser.add_argument("--seed", type=int, default=0, help="decides every random choice (default: 0)")
-    parser.add_argument("--preset", default="fast", choices=("fast", "standard", "paper"), help="default: fast")
+    parser.add_argument("--preset", default="standard", choices=("fast", "standard", "paper"), help="default: standard")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda ... (default: auto)")
     parser.add_argument("--json", action="store_true", help="print the JSON report instead of the table")
     parser.set_defaults(run=run)

@@ -132,7 +132,9 @@ def learn_head(
     monitor = monitor or Monitor()
     if new:
         head.standardize(cases, plan.seed)
-    lessons = [lesson for case in cases for lesson in _lessons(head, case, new)]
+    lessons = [
+        lesson for case in cases for lesson in _lessons(head, case.structures, (*case.windows, *case.coarse), new)
+    ]
     generator = torch.Generator().manual_seed(plan.seed)
     dropout = plan.dropout if new and head.taps else 0.0
     with _learning(head), torch.random.fork_rng(devices=[]):
@@ -178,7 +180,7 @@ def column_dice(head: TaskHead, cases: Sequence[SampledCase]) -> dict[str, float
     """Return the Dice of each structure that the cases annotate, estimated from their sampled voxels."""
     totals: dict[str, Tensor] = {}
     for case in cases:
-        for lesson in _lessons(head, case, True):
+        for lesson in _lessons(head, case.structures, case.windows, True):
             columns = lesson.columns
             found = _answers(head, columns) > 0
             for channel, key in enumerate(head.channels):
@@ -191,15 +193,15 @@ def column_dice(head: TaskHead, cases: Sequence[SampledCase]) -> dict[str, float
 
 
 @torch.no_grad()
-def _lessons(head: TaskHead, case: SampledCase, new: bool) -> list[Lesson]:
-    """Return the windows of a case with their targets."""
+def _lessons(head: TaskHead, structures: Sequence[str], windows: Sequence[Columns], new: bool) -> list[Lesson]:
+    """Return the windows of a case that annotates `structures`, with their targets."""
     lessons = []
-    for columns in case.windows:
+    for columns in windows:
         target = torch.full((len(columns.values), len(head.channels)), UNKNOWN)
         answers = None if new else _answers(head, columns)
         for channel, key in enumerate(head.channels):
-            if key in case.structures:
-                target[:, channel] = columns.inside[:, case.structures.index(key)].float()
+            if key in structures:
+                target[:, channel] = columns.inside[:, structures.index(key)].float()
             elif key is not None and answers is not None:
                 target[:, channel] = (answers[:, channel] > 0).float()
         lessons.append(Lesson(columns, target))
