@@ -22,7 +22,7 @@ from PartialSegLib.structures import LabelSpace
 from PartialSegTraining.benchmark import command
 from PartialSegTraining.benchmark.documents import csv_rows, document, markdown, picture
 from PartialSegTraining.benchmark.results import Estimate, SystemResult, collect
-from PartialSegTraining.benchmark.runs import Budget, RunResult, make_run, read_runs
+from PartialSegTraining.benchmark.runs import Budget, RunResult, benchmark_recipe, make_run, read_runs
 from PartialSegTraining.benchmark.systems import SYSTEMS, find_systems
 from PartialSegTraining.benchmark.verdicts import compare, verdicts
 from PartialSegTraining.recipefiles import load_recipe
@@ -74,6 +74,12 @@ def test_systems_are_named_in_the_order_of_the_table() -> None:
     assert [system.key for system in find_systems(["dodnet", "tal"])] == ["tal", "dodnet"]
     with pytest.raises(PartialSegError, match="'dodo'"):
         find_systems(["dodo"])
+
+
+def test_a_system_with_more_steps_runs_only_when_it_is_named() -> None:
+    assert all(system.rounds == 1 for system in find_systems())
+    (longer,) = find_systems(["multi-nets-7"])
+    assert benchmark_recipe(longer, 1, BUDGET).optimization.total_steps == 7 * BUDGET.steps
 
 
 def test_a_run_is_trained_and_measured_once(tmp_path: Path, collection: Path) -> None:
@@ -168,6 +174,9 @@ def test_claims_are_confirmed_or_contradicted_by_the_figures() -> None:
     alone, seven, dynamic = verdicts(clear, SPACE)
     assert all(sentence.startswith("Confirmed:") for sentence in (alone, seven, dynamic))
     assert "14% of the weights" in seven
+    assert "may explain it" in seven
+    (equal,) = verdicts([made("multi-nets-7", 0.50, 0.52), clear[-1]], SPACE)
+    assert "as many as DoDNet" in equal
     turned = [
         made("multi-nets", 0.70, 0.72),
         made("cond-no", 0.80, 0.82),

@@ -76,7 +76,7 @@ def csv_rows(results: Sequence[SystemResult], space: LabelSpace) -> str:
                 dice, hd95 = run.dice.get(key), run.hd95_mm.get(key)
                 figures = ("" if value is None else value for value in (dice, hd95))
                 last = (run.parameters, run.passes, run.case_seconds)
-                writer.writerow((run.system, run.seed, run.budget.steps, key, *figures, *last))
+                writer.writerow((run.system, run.seed, run.budget.steps * result.system.rounds, key, *figures, *last))
     return stream.getvalue()
 
 
@@ -96,6 +96,7 @@ def document(results: Sequence[SystemResult], recipe: Recipe, hardware: str) -> 
                 "key": result.system.key,
                 "name": result.system.name,
                 "published_dice": result.system.published_dice,
+                "steps": result.runs[0].budget.steps * result.system.rounds,
                 "parameters": result.parameters,
                 "passes": result.passes,
                 "average_dice": _json(result.average_dice),

@@ -34,7 +34,7 @@ class Budget:
     Parameters
     ----------
     steps : int
-        Of every training.
+        Of every training at equal budget.
     preset : str
         Of the inference engine: ``fast``, ``standard`` or ``paper``.
     test_cases : int
@@ -91,7 +91,7 @@ class RunResult:
 
 def benchmark_recipe(system: System, seed: int, budget: Budget) -> Recipe:
     """Return the recipe of a run: that of the system, with the seed and the length of the benchmark."""
-    recipe = load_recipe(system.recipe).with_steps(budget.steps)
+    recipe = load_recipe(system.recipe).with_steps(budget.steps * system.rounds)
     return replace(recipe, optimization=replace(recipe.optimization, seed=seed))
 
 

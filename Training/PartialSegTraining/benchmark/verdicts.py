@@ -24,8 +24,11 @@ def verdicts(results: Sequence[SystemResult], space: LabelSpace) -> list[str]:
     if "cond-no" in by_key:
         told = [by_key[key] for key in _CONDITIONED if key in by_key]
         sentences += _without_condition(by_key["cond-no"], told, organs)
-    if {"multi-nets", "dodnet"} <= by_key.keys():
-        sentences.append(_one_for_seven(by_key["multi-nets"], by_key["dodnet"]))
+    sentences += [
+        _one_for_seven(by_key[key], by_key["dodnet"])
+        for key in ("multi-nets", "multi-nets-7")
+        if {key, "dodnet"} <= by_key.keys()
+    ]
     if {"cond-input", "cond-dec", "dodnet"} <= by_key.keys():
         sentences.append(_dynamic_head([by_key["cond-input"], by_key["cond-dec"]], by_key["dodnet"]))
     return sentences
@@ -61,9 +64,14 @@ def _one_for_seven(seven: SystemResult, one: SystemResult) -> str:
     if math.isnan(one.average_dice.deviation):
         verdict = "Not told by one seed"
     share = one.parameters / seven.parameters
+    budget = (
+        "after as many steps in all: each of its networks made a seventh of them, which alone may explain it"
+        if seven.system.rounds == 1
+        else "after seven times the steps: each of its networks made as many as DoDNet"
+    )
     return (
         f"{verdict}: one network is as good as seven. DoDNet has {one.average_dice.text(1, 100)} % with {share:.0%} of "
-        f"the weights of Multi-Nets, which has {seven.average_dice.text(1, 100)} % after as many steps in all."
+        f"the weights of Multi-Nets, which has {seven.average_dice.text(1, 100)} % {budget}."
     )
 
 
