@@ -1,13 +1,9 @@
-"""Disks, names, models and installations as users have them: each problem is said, and the next run works."""
+"""Disks, names and models as users have them: each problem is said, and the next run works."""
 
 from __future__ import annotations
 
 import os
-import resource
 import shutil
-import subprocess
-import sys
-import venv
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,8 +19,6 @@ from PartialSegLib.bundle import WEIGHTS
 from PartialSegLib.errors import BundleError, ImageError, LabelSpaceError, SegmentationError
 from PartialSegLib.images import write_image
 from PartialSegLib.segmentationfiles import read_segmentation
-from PartialSegSlicer.logic.errors import ConsentError, SetupError
-from PartialSegWorker.environment import package_folders
 from PartialSegWorker.errors import WorkerError
 from slicer_scene import SlicerScene
 
@@ -34,25 +28,13 @@ ACCENTED = "é ñ 肝 Größe"
 @contextmanager
 def disk_full() -> Iterator[None]:
     """Let no file of this process grow beyond 4 kB, as on a disk without space."""
+    resource = pytest.importorskip("resource", reason="limits of files are those of POSIX")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-
-def broken_package(folder: Path, name: str, code: str) -> Path:
-    """Put a package before the installed ones."""
-    (folder / name).mkdir(parents=True)
-    (folder / name / "__init__.py").write_text(code, encoding="utf-8")
-    return folder
-
-
-def worker_finds_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the worker's Python look for packages in a folder before all others."""
-    for module in ("PartialSegWorker.client", "PartialSegSlicer.logic.setup"):
-        monkeypatch.setattr(f"{module}.package_folders", lambda: (folder, *package_folders()))
 
 
 def long_folder(folder: Path, length: int = 300) -> Path:
@@ -89,24 +71,23 @@ def test_any_path_of_scans_results_models_and_temporary_files_works(
     assert {key: found.masks[key].count for key in found.keys} == {row.key: row.voxels for row in result.structures}
 
 
-def test_a_full_disk_is_said_before_the_run_and_the_next_run_works(
-    own_logic: Any, volume: Any, random_model: Path
-) -> None:
+def test_a_full_disk_is_said_before_the_run_and_the_next_run_works(logic: Any, volume: Any, random_model: Path) -> None:
     with disk_full(), pytest.raises(ImageError, match="disk"):
-        own_logic.segment(volume, tasks=TASKS, model=str(random_model), device="cpu")
-    assert not own_logic.busy
-    assert own_logic.segment(volume, tasks=TASKS, model=str(random_model), device="cpu").structures
+        logic.segment(volume, tasks=TASKS, model=str(random_model), device="cpu")
+    assert not logic.busy
+    assert logic.segment(volume, tasks=TASKS, model=str(random_model), device="cpu").structures
 
 
-def test_a_full_disk_loses_no_training_case(own_logic: Any, volume: Any, random_model: Path) -> None:
-    result = own_logic.segment(volume, tasks=["liver"], model=str(random_model), device="cpu")
+def test_a_full_disk_loses_no_training_case(logic: Any, volume: Any, random_model: Path) -> None:
+    result = logic.segment(volume, tasks=["liver"], model=str(random_model), device="cpu")
     row = result.structures[0]
-    case = own_logic.saveTrainingCase(volume, result.segmentationNode, [row.segmentID], "first")
+    case = logic.saveTrainingCase(volume, result.segmentationNode, [row.segmentID], "first")
     before = sorted((file.name, file.read_bytes()) for file in case.folder.rglob("*") if file.is_file())
     with disk_full(), pytest.raises((ImageError, SegmentationError)):
-        own_logic.saveTrainingCase(volume, result.segmentationNode, [row.segmentID], "first", replace=True)
+        logic.saveTrainingCase(volume, result.segmentationNode, [row.segmentID], "first", replace=True)
     assert sorted((file.name, file.read_bytes()) for file in case.folder.rglob("*") if file.is_file()) == before
-    assert [item.name for item in own_logic.trainingCases()] == ["first"]
+    assert [item.name for item in logic.trainingCases()] == ["first"]
+    logic.removeTrainingCase("first")
 
 
 def test_an_output_folder_that_cannot_be_written_is_refused_before_the_first_case(
@@ -181,95 +162,6 @@ def test_a_result_without_a_voxel_is_said_and_leaves_an_empty_segment(logic: Any
     assert result.structures[0].reviewPoint is None
 
 
-def test_too_little_memory_is_refused_with_numbers_and_what_to_do(
-    own_logic: Any, volume: Any, slicer_scene: SlicerScene, random_model: Path, tmp_path: Path, monkeypatch: Any
-) -> None:
-    # The worker is a real process; only what the system says of its free memory is made up.
-    (tmp_path / "sitecustomize.py").write_text(
-        "import psutil\n"
-        "real = psutil.virtual_memory\n"
-        "psutil.virtual_memory = lambda: real()._replace(available=100_000)\n"
-    )
-    worker_finds_first(tmp_path, monkeypatch)
-    with pytest.raises(WorkerError) as raised:
-        own_logic.segment(volume, tasks=TASKS, model=str(random_model), device="cpu")
-    assert raised.value.code == "memory"
-    assert any(letter.isdigit() for letter in raised.value.message)
-    assert raised.value.hint
-    assert slicer_scene.scene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode") == 0
-
-
-@pytest.mark.parametrize(
-    ("name", "code"),
-    [
-        ("torch", "raise OSError('[WinError 206] The filename or extension is too long')"),
-        ("torch", "from torch._C import nothing_here"),
-        ("safetensors", "raise AttributeError(\"module 'numpy' has no attribute 'bool'\")"),
-    ],
-    ids=["half-installed torch", "torch without its core", "package for another NumPy"],
-)
-def test_a_broken_package_is_named_by_the_run_and_by_the_setup(
-    own_logic: Any, volume: Any, random_model: Path, tmp_path: Path, monkeypatch: Any, name: str, code: str
-) -> None:
-    worker_finds_first(broken_package(tmp_path / "broken", name, code), monkeypatch)
-    with pytest.raises(WorkerError) as raised:
-        own_logic.segment(volume, tasks=["liver"], model=str(random_model), device="cpu")
-    assert raised.value.code == "installation"
-    state = own_logic.setupState()
-    assert not state.ready
-    assert f"{name} (cannot be loaded" in state.sentence
-    assert [item.split(">")[0] for item in state.missing] == [name]
-    with pytest.raises(ConsentError, match="Nothing was installed"):
-        own_logic.repair()
-    shutil.rmtree(tmp_path / "broken")
-    # As after a repair: the next run finds a worker that works.
-    assert own_logic.segment(volume, tasks=["liver"], model=str(random_model), device="cpu").structures
-
-
-def test_a_package_that_crashes_as_it_is_loaded_is_named(own_logic: Any, tmp_path: Path, monkeypatch: Any) -> None:
-    worker_finds_first(broken_package(tmp_path, "scipy", "import os\nos._exit(3)"), monkeypatch)
-    state = own_logic.setupState()
-    assert "scipy (crashes as it is loaded (exit status 3))" in state.sentence
-    assert state.missing[0].startswith("scipy")
-
-
-def test_another_python_without_packages_is_told_the_command_that_installs_them(
-    own_logic: Any, volume: Any, tmp_path: Path
-) -> None:
-    venv.create(tmp_path / "environment", with_pip=False, symlinks=True)
-    python = tmp_path / "environment" / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
-    own_logic.setPython(python)
-    state = own_logic.setupState()
-    assert "torch (not installed)" in state.sentence
-    assert state.python == str(python)
-    assert not state.own
-    assert state.command.startswith(f'"{python}" -m pip install')
-    assert '"torch>=2.6' in state.command
-    with pytest.raises(SetupError, match="not Slicer's own"):
-        own_logic.repair(consent=True)
-    with pytest.raises(WorkerError) as raised:
-        own_logic.segment(volume, tasks=["liver"])
-    assert raised.value.code == "installation"
-    assert "'numpy' cannot be loaded" in raised.value.message
-
-
-def test_a_program_that_is_no_python_is_said_by_the_setup(own_logic: Any, tmp_path: Path) -> None:
-    program = tmp_path / "no-python"
-    program.write_text("#!/bin/sh\necho it is something else >&2\nexit 1\n")
-    program.chmod(0o755)
-    own_logic.setPython(program)
-    state = own_logic.setupState()
-    assert "does not start: it is something else" in state.sentence
-    assert "Slicer's own" in state.hint
-
-
-def test_the_python_of_these_tests_has_everything(own_logic: Any) -> None:
-    state = own_logic.setupState()
-    assert state.ready, state.sentence
-    assert state.hint == ""
-    assert {package.name for package in state.packages} >= {"torch", "numpy", "safetensors"}
-
-
 def test_a_broken_scan_and_a_4d_scan_are_reported_and_the_others_segmented(
     logic: Any, scan: Path, random_model: Path, tmp_path: Path
 ) -> None:
@@ -287,15 +179,6 @@ def test_a_broken_scan_and_a_4d_scan_are_reported_and_the_others_segmented(
     assert all(item.message for item in report.failed)
     left = sorted(item.name for item in (tmp_path / "results").iterdir() if not item.name.startswith("."))
     assert left == ["c.seg.nrrd", "report.csv", "report.json"]
-
-
-def test_the_check_of_the_installation_looks_at_every_requirement_of_the_module() -> None:
-    from PartialSegSlicer.logic.setup import REQUIREMENTS
-
-    text = REQUIREMENTS.read_text(encoding="utf-8")
-    script = Path(sys.modules["PartialSegWorker.installation"].__file__ or "")
-    ended = subprocess.run([sys.executable, str(script), str(REQUIREMENTS)], capture_output=True, text=True, check=True)
-    assert len(ended.stdout.splitlines()) == 1 + len([line for line in text.splitlines() if line and line[0] != "#"])
 
 
 def test_volumes_of_floating_point_keep_their_values_on_the_way_to_the_worker(
