@@ -21,7 +21,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 #: Pixels per point of the pictures: sharp on a good screen, small on the disk.
-os.environ.setdefault("QT_SCALE_FACTOR", "1.5")
+os.environ.setdefault("QT_SCALE_FACTOR", "1.25")
 
 import host  # noqa: E402
 import psutil  # noqa: E402
@@ -120,9 +120,8 @@ def side_by_side(images: Sequence[Any], path: Path) -> None:
     line = QtCore.QRect(gap, high - foot, wide - 2 * gap, foot)
     painter.drawText(line, QtCore.Qt.AlignmentFlag.AlignVCenter, CAPTION)
     painter.end()
-    # 256 colors are enough for a panel, and a third of the size; without dithering, which compresses badly.
-    plain = QtCore.Qt.ImageConversionFlag.ThresholdDither | QtCore.Qt.ImageConversionFlag.AvoidDither
-    sheet.convertToFormat(QtGui.QImage.Format.Format_Indexed8, plain).save(str(path), "PNG")
+    # 0 asks for the smallest file, not for the worst picture.
+    sheet.save(str(path), "PNG", 0)
     print(f"{path}: {path.stat().st_size // 1000} kB")
 
 
@@ -201,11 +200,18 @@ def trouble(studio: Studio) -> list[Any]:
     killed = studio.picture()
     studio.ui.errorCloseButton.click()
     with tempfile.TemporaryDirectory() as folder, bare_python(Path(folder)):
-        studio.widget.logic.close()
-        studio.ui.setupCheckButton.click()
-        studio.until(lambda: not studio.widget.logic.session.active)
+        check(studio)
         studio.sections("input", "setup")
-        return [studio.picture(), killed]
+        first_day = studio.picture()
+    check(studio)
+    return [first_day, killed]
+
+
+def check(studio: Studio) -> None:
+    """Look at the installation again, with a new worker."""
+    studio.widget.logic.close()
+    studio.ui.setupCheckButton.click()
+    studio.until(lambda: not studio.widget.logic.session.active)
 
 
 def main(folder: Path) -> None:
@@ -215,8 +221,8 @@ def main(folder: Path) -> None:
         os.environ["PARTIALSEG_CASES"] = cases
         studio.open()
         side_by_side(work(studio), folder / "panel.png")
-        side_by_side(learn(studio), folder / "panel-learning.png")
         side_by_side(trouble(studio), folder / "panel-problems.png")
+        side_by_side(learn(studio), folder / "panel-learning.png")
         studio.host.reset()
 
 
