@@ -52,7 +52,8 @@ examples:
 'partialseg COMMAND --help' describes a command. --debug shows the traceback of an error.
 
 exit status: 0 done; 1, 3-10 a problem that the message names; 2 wrong command line; 70 a defect of
-PartialSeg; 130 stopped by the user. Research software: not a medical device."""
+PartialSeg; 75 a training that was saved because the machine is taken away; 130 stopped by the user.
+Research software: not a medical device."""
 
 
 class UsageError(PartialSegError):

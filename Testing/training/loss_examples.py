@@ -61,6 +61,7 @@ class Variant:
 
 VARIANTS = {
     "dodnet": Variant("dodnet"),
+    "dodnet with more cross-entropy": Variant("dodnet", parameters={"bce_weight": 25.0}),
     "multitalent": Variant("multitalent"),
     "multitalent as released": Variant("multitalent", parameters={"pooling": "sample"}),
     "dice-ce": Variant("dice-ce"),

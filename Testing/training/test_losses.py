@@ -12,7 +12,7 @@ from torch import Tensor
 
 from PartialSegLib.networks import build_network
 from PartialSegLib.structures import LabelSpace
-from PartialSegTraining.losses import UNKNOWN, dodnet_loss
+from PartialSegTraining.losses import UNKNOWN, dodnet_loss, make_loss
 
 VECTORS = json.loads((Path(__file__).parents[1] / "data" / "losses.json").read_text())
 SHAPE = (3, 2, 8, 12, 10)
@@ -105,3 +105,17 @@ def test_a_task_without_organ_or_tumor_never_trains_that_output_of_the_network(t
     rows = {channel: [*range(128 + 8 * channel, 136 + 8 * channel), 160 + channel] for channel in (0, 1)}
     assert torch.count_nonzero(gradient[rows[1 - known]]) == 0
     assert torch.count_nonzero(gradient[rows[known]]) > 0
+
+
+def test_a_heavier_cross_entropy_tells_what_is_found_where_nothing_is() -> None:
+    logits = torch.full((1, 2, 8, 12, 10), -4.0)
+    logits[0, 0, :4] = 4.0
+    target, task = torch.zeros_like(logits), torch.tensor([0])
+
+    def gradient(weight: float) -> float:
+        answer = logits.clone().requires_grad_()
+        make_loss("dodnet", {"bce_weight": weight}, LabelSpace.named("mots"))([answer], target, task).total.backward()
+        assert answer.grad is not None
+        return answer.grad[0, 0, :4].mean().item()
+
+    assert gradient(25.0) > 10 * gradient(1.0) > 0

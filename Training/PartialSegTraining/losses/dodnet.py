@@ -7,13 +7,16 @@ default of a recipe.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from PartialSegTraining.losses.contract import BinaryLoss, ReduceSums, known_channels
+from PartialSegLib.structures import LabelSpace
+from PartialSegTraining.losses.contract import BinaryLoss, LossParameters, ReduceSums, known_channels
+from PartialSegTraining.tables import require
 
 
 class DoDNetLoss(NamedTuple):
@@ -36,13 +39,50 @@ class DoDNetLoss(NamedTuple):
         return self.dice + self.bce
 
 
+@dataclass(frozen=True)
+class DiceBCEParameters(LossParameters):
+    """Options of DoDNet's loss.
+
+    Parameters
+    ----------
+    bce_weight : float
+        Weight of the cross-entropy; 1 as published. In a window without the structure, the Dice of
+        whatever is found there is next to 0 and hardly changes when less of it is found: what is
+        wrong there is told by the cross-entropy alone, which is a mean over all voxels and so very
+        small. Trainings on hard negatives (:mod:`PartialSegTraining.mining`) need more of it.
+    """
+
+    bce_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.bce_weight >= 0, "bce_weight", self.bce_weight, "at least 0")
+
+
 class DiceBCE(BinaryLoss):
-    """:func:`dodnet_loss` on each output of a network; terms ``dice`` and ``bce``."""
+    """:func:`dodnet_loss` on each output of a network; terms ``dice`` and ``bce``.
+
+    Parameters
+    ----------
+    parameters : DiceBCEParameters
+        Of the recipe.
+    label_space : LabelSpace
+        Tasks and the structures of their channels.
+    reduce_sums : callable, optional
+        See :class:`SegmentationLoss`.
+    """
+
+    def __init__(
+        self, parameters: DiceBCEParameters, label_space: LabelSpace, reduce_sums: ReduceSums | None = None
+    ) -> None:
+        super().__init__(parameters, label_space, reduce_sums)
+        self._bce_weight = parameters.bce_weight
 
     def level(self, logits: Tensor, target: Tensor, task: Tensor) -> dict[str, Tensor]:
         """Judge one output; see :meth:`SegmentationLoss.level`."""
         # A network leaves out channels that none of its samples needs; those of another process may need them.
-        return dodnet_loss(logits, target[:, : logits.shape[1]], self.channels, self.reduce_sums)._asdict()
+        found = dodnet_loss(logits, target[:, : logits.shape[1]], self.channels, self.reduce_sums)
+        return {"dice": found.dice, "bce": self._bce_weight * found.bce}
 
 
 def dodnet_loss(

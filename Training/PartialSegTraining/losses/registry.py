@@ -9,7 +9,7 @@ from PartialSegLib.errors import CollectionError, LabelSpaceError
 from PartialSegLib.structures import LabelSpace
 from PartialSegTraining.losses.contract import LossParameters, ReduceSums, SegmentationLoss
 from PartialSegTraining.losses.dicece import DiceCE, DiceCEParameters
-from PartialSegTraining.losses.dodnet import DiceBCE
+from PartialSegTraining.losses.dodnet import DiceBCE, DiceBCEParameters
 from PartialSegTraining.losses.hierarchical import Hierarchical, HierarchicalParameters
 from PartialSegTraining.losses.lovaszfocal import LovaszFocal, LovaszFocalParameters
 from PartialSegTraining.losses.marginal import MarginalExclusion, MarginalExclusionParameters
@@ -19,7 +19,7 @@ from PartialSegTraining.tables import read_table
 
 #: Name in a recipe's [loss] -> (loss class, its parameters).
 LOSSES: dict[str, tuple[type[SegmentationLoss], type[LossParameters]]] = {
-    "dodnet": (DiceBCE, LossParameters),
+    "dodnet": (DiceBCE, DiceBCEParameters),
     "multitalent": (MultiTalent, MultiTalentParameters),
     "dice-ce": (DiceCE, DiceCEParameters),
     "hierarchical": (Hierarchical, HierarchicalParameters),
