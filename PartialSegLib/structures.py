@@ -289,6 +289,10 @@ class LabelSpace:
                 raise self._unknown("task or structure", name, [*tasks, *self._task_of])
         return tuple(key for task in self.tasks for key in task.structures if key in chosen)
 
+    def exactly(self, structures: Iterable[str]) -> tuple[str, ...]:
+        """Return the names by which :meth:`select` chooses these structures and no others (``liver/liver``)."""
+        return tuple(f"{self.task_of(key).key}/{key}" for key in structures)
+
     def _unknown(self, kind: str, key: str, known: Iterable[str]) -> LabelSpaceError:
         known = sorted(set(known))
         close = difflib.get_close_matches(key, known, n=3)

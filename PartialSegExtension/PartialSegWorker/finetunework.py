@@ -47,6 +47,9 @@ class FineTuneParameters(Parameters):
         Name or folder of the parent; the default one without it.
     held_out : list of str, optional
         Case folders that both models are judged by, and that neither learns from.
+    replay : list of str, optional
+        Earlier case folders, with all that they annotate, that ``full`` goes through again so that other
+        tasks do not fade.
     mode : str
         ``quick`` (the head alone) or ``full``.
     structures : list of str, optional
@@ -63,6 +66,7 @@ class FineTuneParameters(Parameters):
     cases: list[str]
     model: str | None = None
     held_out: list[str] | None = None
+    replay: list[str] | None = None
     mode: str = "quick"
     structures: list[str] | None = None
     name: str | None = None
@@ -74,7 +78,7 @@ class FineTuneParameters(Parameters):
             self._check(name, str)
         for name in ("model", "name"):
             self._check(name, str, NoneType)
-        for name in ("cases", "held_out", "structures"):
+        for name in ("cases", "held_out", "replay", "structures"):
             self._check_list(name, str)
         if not self.cases:
             raise ValueError("'cases' is empty")
@@ -174,6 +178,7 @@ def fine_tune(
             folder,
             mode=wanted.mode,
             held_out=held_out,
+            replay=[finetuning.read_case_folder(path) for path in wanted.replay or ()],
             device=wanted.device,
             monitor=monitor,
             options=options,

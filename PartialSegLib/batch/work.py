@@ -65,7 +65,8 @@ def _segmented(job: BatchJob, scan: Scan, monitor: Monitor | None, started: floa
     with _place_of_result(target, folder=job.format == "masks"):
         check_target(target, image)
         predictor = _predictor(job.model, job.device, job.threads)
-        result = predictor.segment(image, job.structures, job.preset, monitor=monitor)
+        wanted = predictor.label_space.exactly(job.structures)
+        result = predictor.segment(image, wanted, job.preset, monitor=monitor)
         write_segmentation(result.segmentation, target, image=image)
     volumes = {key: round(result.segmentation.volume_ml(key), 3) for key in job.structures}
     return Outcome(scan.name, str(scan.path), True, str(target), _since(started), volumes)

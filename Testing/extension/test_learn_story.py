@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from bundles import random_bundle
+from PartialSegLib.bundle import ModelBundle
 from PartialSegLib.errors import PartialSegError, SegmentationError
 from PartialSegLib.images import Geometry, Image
 from PartialSegSlicer.cases import maskOnVolume
@@ -111,11 +112,11 @@ def test_corrections_become_a_model_that_the_next_run_uses(logic: Any, slicer_sc
 
 
 def test_a_full_fine_tuning_that_is_discarded_leaves_nothing(logic: Any, slicer_scene: SlicerScene) -> None:
-    cases = [corrected_case(logic, slicer_scene, number) for number in range(2)]
+    cases = [corrected_case(logic, slicer_scene, number) for number in range(3)]
     outcome = logic.fineTune(
         cases[:1],
         mode="full",
-        heldOut=cases[1:],
+        heldOut=cases[1:2],
         model=PARENT,
         device="cpu",
         options={"head_steps": 3, "warmup_steps": 2, "steps": 4, "batch": 1},
@@ -123,6 +124,8 @@ def test_a_full_fine_tuning_that_is_discarded_leaves_nothing(logic: Any, slicer_
     assert outcome.mode == "full"
     assert set(outcome.before) == set(outcome.after) >= {"liver"}
     assert outcome.better in (True, False)
+    provenance = ModelBundle.open(outcome.bundle).card.provenance
+    assert provenance["replayed_cases"] == 1, "Training cases that were not chosen are gone through again."
     logic.discardModel(outcome)
     assert not outcome.bundle.exists()
     assert outcome.name not in names(logic)

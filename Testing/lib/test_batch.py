@@ -313,3 +313,8 @@ def test_the_report_of_an_engine_is_plain_values() -> None:
     outcome = Outcome.failed(Scan("a", Path("a.nii.gz")), "image", "It is damaged.")
     assert Outcome(**json.loads(json.dumps(outcome.to_json()))) == outcome
     assert os.fspath(outcome.image) == "a.nii.gz"
+
+
+def test_an_organ_can_be_segmented_without_the_tumors_of_its_task(scans: Path) -> None:
+    assert cli.main(["segment", "scans", "-o", "organs", "--tasks", "liver/liver"]) == 1, "One scan is broken."
+    assert read_segmentation(Path("organs") / "a.seg.nrrd").keys == ("liver",)

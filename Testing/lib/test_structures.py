@@ -270,3 +270,10 @@ def test_a_structure_of_ones_own_needs_no_catalogue() -> None:
     space = LabelSpace.from_json(document)
     assert [item.name for item in space.structures] == ["My spleen", "Liver"]
     assert Structure.from_json(spleen) == space.structure("my_spleen")
+
+
+def test_exact_names_choose_a_structure_that_shares_its_key_with_a_task_alone() -> None:
+    space = LabelSpace.named("mots")
+    assert space.select(["liver"]) == ("liver", "liver_tumor")
+    assert space.exactly(["liver", "spleen"]) == ("liver/liver", "spleen/spleen")
+    assert space.select(space.exactly(["liver", "spleen"])) == ("liver", "spleen")

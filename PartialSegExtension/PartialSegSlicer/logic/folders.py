@@ -64,6 +64,7 @@ class FolderJob(Job[BatchReport]):
         self._request: Request | None = None
         self._batch: BatchJob | None = None
         self._scans: list[Scan] = []
+        self._tasks: list[str] = []
         self._outcomes: dict[str, Outcome] = {}
         self._started = 0.0
         self._stopped = False
@@ -72,7 +73,9 @@ class FolderJob(Job[BatchReport]):
         """Check the settings, and find the scans and what is done of them."""
         self._session = session
         bundle = catalog.find(self._settings.model)
-        keys = bundle.card.label_space.select(chosenTasks(self._settings.tasks))
+        space = bundle.card.label_space
+        keys = space.select(chosenTasks(self._settings.tasks))
+        self._tasks = list(space.exactly(keys))
         preset = presetOf(self._settings.quality)
         self._batch = BatchJob.of(bundle, self._output, tuple(keys), preset=preset, device=self._settings.device)
         self._scans = find_scans(self._input)
@@ -129,7 +132,7 @@ class FolderJob(Job[BatchReport]):
             SegmentParameters(
                 image=str(scan.path),
                 model=str(self._batch.model),
-                tasks=list(self._batch.structures),
+                tasks=self._tasks,
                 preset=self._batch.preset,
                 device=self._batch.device,
                 output=str(self._batch.target(scan)),

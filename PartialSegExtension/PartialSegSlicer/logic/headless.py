@@ -140,6 +140,7 @@ class HeadlessLogic(SegmentingLogic):
         structures: Sequence[str] | None = None,
         device: str = "auto",
         options: Mapping[str, Any] | None = None,
+        replay: Iterable[CaseLike] | None = None,
         onProgress: OnProgress = None,
         onLoss: Callable[[int, float], object] | None = None,
         onFinished: OnFinished = None,
@@ -166,6 +167,9 @@ class HeadlessLogic(SegmentingLogic):
             As for :meth:`segment`.
         options : dict, optional
             Further ``FineTuneOptions`` of the training library by their names: ``steps``, ``batch`` ...
+        replay : iterable, optional
+            Cases that ``full`` goes through again so that other tasks do not fade; all other training
+            cases without it.
         onLoss : callable, optional
             Called with step and loss.
 
@@ -173,7 +177,7 @@ class HeadlessLogic(SegmentingLogic):
         -------
         FineTuneOutcome or Job
         """
-        settings = FineTuneSettings(mode, model, name, structures, device, options)
+        settings = FineTuneSettings(mode, model, name, structures, device, options, replay)
         listeners = Listeners(onProgress, onFinished, onError)
         return self._asked(FineTuneJob(self.cases, cases, heldOut, settings, listeners, onLoss), job=True)
 

@@ -75,6 +75,7 @@ class FineTuneSettings:
     structures: Sequence[str] | None = None
     device: str = "auto"
     options: Mapping[str, Any] | None = None
+    replay: Iterable[CaseLike] | None = None
 
 
 class FineTuneJob(Question):
@@ -120,6 +121,7 @@ class FineTuneJob(Question):
             cases=[str(case.folder) for case in learned],
             model=str(catalog.find(settings.model or None).folder),
             held_out=[str(case.folder) for case in judged],
+            replay=[str(case.folder) for case in _replayed(store, settings, [*learned, *judged])],
             mode=settings.mode,
             structures=list(settings.structures or dict.fromkeys(key for case in learned for key in case.structures)),
             name=settings.name or None,
@@ -163,6 +165,16 @@ def requireUndecided(session: Session, outcome: FineTuneOutcome) -> None:
             f"The model '{outcome.name}' does not wait for a decision any more.",
             "It was kept or discarded, or the worker was ended since: fine-tune again.",
         )
+
+
+def _replayed(store: CaseStore, settings: FineTuneSettings, used: Sequence[TrainingCase]) -> list[TrainingCase]:
+    """Return the earlier cases that a full fine-tuning goes through again."""
+    if settings.mode != "full":
+        return []
+    if settings.replay is not None:
+        return _found(store, settings.replay)
+    folders = {case.folder for case in used}
+    return [case for case in store.all() if case.folder not in folders and not case.problem]
 
 
 def _found(store: CaseStore, cases: Iterable[CaseLike]) -> list[TrainingCase]:
