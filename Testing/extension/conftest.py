@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from host import slicer_app
-from logic_cases import logic, own_logic, shared_logic, volume
+from logic_cases import logic, own_logic, own_packages, shared_logic, volume
 from panel_cases import opened, panel
 from worker_cases import client, long_scan, quick, random_model, scan
 
@@ -14,6 +14,7 @@ __all__ = [
     "long_scan",
     "opened",
     "own_logic",
+    "own_packages",
     "panel",
     "quick",
     "random_model",

@@ -48,6 +48,17 @@ def own_logic(slicer_scene: SlicerScene, tmp_path: Path) -> Iterator[Any]:
 
 
 @pytest.fixture
+def own_packages() -> Iterator[None]:
+    """Bring the packages back that a reload forgot: the other tests of this process know the classes of before."""
+    names = ("PartialSegLib", "PartialSegSlicer", "PartialSegWorker")
+    kept = {name: item for name, item in sys.modules.items() if name.split(".")[0] in names}
+    yield
+    for name in [name for name in sys.modules if name.split(".")[0] in names]:
+        del sys.modules[name]
+    sys.modules.update(kept)
+
+
+@pytest.fixture
 def volume(slicer_scene: SlicerScene) -> Any:
     """A small scan of a few windows in the scene."""
     return slicer_scene.add_volume(small_scan())

@@ -107,6 +107,7 @@ def test_diagnostics_name_versions_and_the_last_error_and_not_the_user(
     assert str(Path.home()) not in text
 
 
+@pytest.mark.usefixtures("own_packages")
 def test_a_reload_reads_the_packages_anew_and_ends_the_old_worker(
     module: Any, slicer_app: Host, random_model: Path
 ) -> None:
@@ -114,20 +115,14 @@ def test_a_reload_reads_the_packages_anew_and_ends_the_old_worker(
     volume = slicer_app.mrml.add_volume(small_scan())
     run = old.segment(volume, tasks=["liver"], model=str(random_model), device="cpu", onError=lambda error: None)
     before = sys.modules["PartialSegSlicer.logic.headless"]
-    kept = {name: item for name, item in sys.modules.items() if name.split(".")[0] in module.PACKAGES}
-    try:
-        module.forgetPackages()
-        import PartialSegSlicer.logic.headless as fresh
+    module.forgetPackages()
+    import PartialSegSlicer.logic.headless as fresh
 
-        assert fresh is not before
-        old.close()
-        assert run.state == "cancelled"
-        logic = fresh.HeadlessLogic(sys.executable)
-        again = logic.segment(volume, tasks=["liver"], model=str(random_model), device="cpu", onError=unexpected)
-        spin(logic, again)
-        logic.close()
-        assert again.state == "finished"
-    finally:
-        # The other tests of this process know the classes of before.
-        module.forgetPackages()
-        sys.modules.update(kept)
+    assert fresh is not before
+    old.close()
+    assert run.state == "cancelled"
+    logic = fresh.HeadlessLogic(sys.executable)
+    again = logic.segment(volume, tasks=["liver"], model=str(random_model), device="cpu", onError=unexpected)
+    spin(logic, again)
+    logic.close()
+    assert again.state == "finished"

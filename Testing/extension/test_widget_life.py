@@ -122,6 +122,7 @@ def test_outside_the_module_the_panel_follows_nothing(panel: OpenPanel) -> None:
     assert panel.ui.uncertainty.checked
 
 
+@pytest.mark.usefixtures("own_packages")
 def test_reload_and_unload_end_the_worker_and_the_timers(
     slicer_app: Host, random_model: Path, monkeypatch: Any
 ) -> None:

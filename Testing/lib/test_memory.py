@@ -11,6 +11,9 @@ import pytest
 
 from PartialSegLib.inference.extractors import openvino_installed
 
+#: Bytes. The 560 further slices would take 100 MB in float32 for 11 structures: what grows is still seen.
+NOISE = 32 * 2**20
+
 SCRIPT = """
 import json, sys
 from dataclasses import replace
@@ -69,6 +72,7 @@ def test_three_times_the_slices_take_no_more_memory_but_for_image_and_result(eng
     if engine == "OpenVINO" and not openvino_installed():
         pytest.skip("OpenVINO is not installed")
     short, long = measure(engine)
-    assert long["peak"] - long["aside"] <= 1.15 * (short["peak"] - short["aside"])
+    # What the libraries keep for themselves varies by some megabytes from run to run, which is much of so small a run.
+    assert long["peak"] - long["aside"] <= 1.15 * (short["peak"] - short["aside"]) + NOISE
     for scan in (short, long):
-        assert scan["forecast"] == pytest.approx(scan["peak"], rel=0.2)
+        assert scan["forecast"] == pytest.approx(scan["peak"], rel=0.2, abs=NOISE)
