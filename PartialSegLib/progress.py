@@ -65,6 +65,12 @@ class Monitor:
         """Whether :meth:`cancel` was called."""
         return self._cancelled.is_set()
 
+    def silent(self) -> Monitor:
+        """Return a monitor that is cancelled with this one, and reports nothing: for work inside a step."""
+        inner = Monitor()
+        inner._cancelled = self._cancelled
+        return inner
+
     def step(self, stage: str, done: int, total: int, unit: str = "") -> None:
         """Report that `done` of `total` units of `stage` are finished; a `total` of 0 is not known.
 

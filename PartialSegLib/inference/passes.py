@@ -11,6 +11,7 @@ from itertools import product
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from PartialSegLib.inference.allocation import kept_memory
 from PartialSegLib.inference.division import Division
@@ -193,3 +194,14 @@ class Passes:
             )
             for i in range(len(maps))
         ]
+
+
+def pad_to_windows(volume: Tensor, windows: WindowGrid, value: float) -> Tensor:
+    """Pad the last three axes of a volume (or of masks) to what the windows cover; a whole one comes back as it is."""
+    shape = volume.shape[-3:]
+    if windows.shape == tuple(shape):
+        return volume
+    padding: list[int] = []
+    for wanted, length, before in zip(windows.shape, shape, windows.offset, strict=True):
+        padding[:0] = (before, wanted - length - before)
+    return functional.pad(volume, padding, value=value)

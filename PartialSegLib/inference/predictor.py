@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn import functional
 
 from PartialSegLib.bundle import ModelBundle
 from PartialSegLib.errors import ImageError, MemoryForecastError
@@ -24,7 +22,7 @@ from PartialSegLib.inference.boxes import clip_masks, hull
 from PartialSegLib.inference.division import Division
 from PartialSegLib.inference.extractors import Extractor, make_extractor
 from PartialSegLib.inference.featurecache import CachingExtractor, FeatureCache
-from PartialSegLib.inference.passes import Job, Outcome, Passes
+from PartialSegLib.inference.passes import Job, Outcome, Passes, pad_to_windows
 from PartialSegLib.inference.planner import (
     Forecast,
     NetworkCosts,
@@ -287,7 +285,7 @@ class Predictor:
     ) -> tuple[Outcome, Forecast, list[str]]:
         """Segment a prepared image, climbing down the ladder of plans when memory runs out."""
         windows = self._windows(prepared.grid, preset)
-        volume = _pad(prepared.volume, windows, padding_value(self.bundle.card.preprocessing))
+        volume = pad_to_windows(prepared.volume, windows, padding_value(self.bundle.card.preprocessing))
         job = Job(volume, prepared.grid, windows, tuple(structures), self._mirror_axes(preset), uncertainty, stage)
         cache = None if self._network.features_depend_on_task else cache
         spare = 0 if cache is None else cache.memory_used
@@ -382,13 +380,3 @@ class Predictor:
         self._extractors.clear()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-
-def _pad(volume: Tensor, windows: WindowGrid, value: float) -> Tensor:
-    """Pad a volume where the windows want it, so that one of them fits."""
-    if windows.shape == tuple(volume.shape):
-        return volume
-    padding: list[int] = []
-    for wanted, length, before in zip(windows.shape, volume.shape, windows.offset, strict=True):
-        padding[:0] = (before, wanted - length - before)
-    return functional.pad(volume, padding, value=value)

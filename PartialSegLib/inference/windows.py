@@ -8,7 +8,7 @@ its sums are counted for the planes at hand.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import ceil, prod
@@ -16,9 +16,6 @@ from math import ceil, prod
 import numpy as np
 
 Starts = tuple[int, int, int]
-#: How windows are laid: spread evenly (nnU-Net), by a constant stride with the last one moved back to the
-#: border (DoDNet), or so and the last one several times over (3D U2-Net).
-STEPS = ("even", "clamped", "repeated")
 
 
 def even_starts(length: int, window: int, overlap: float) -> list[int]:
@@ -53,6 +50,14 @@ def repeated_starts(length: int, window: int, overlap: float) -> list[int]:
     """
     stride = ceil(window * (1 - overlap))
     return [min(start, max(0, length - window)) for start in range(0, length, stride)]
+
+
+#: How windows may be laid along an axis, by the names that cards use.
+STEPS: Mapping[str, Callable[[int, int, float], list[int]]] = {
+    "clamped": clamped_starts,
+    "even": even_starts,
+    "repeated": repeated_starts,
+}
 
 
 def radial(window: tuple[int, int, int]) -> np.ndarray:
@@ -120,12 +125,11 @@ class WindowGrid:
         overlap : float
             Shared fraction of neighbouring windows, 0 to below 1.
         steps : str
-            One of :data:`STEPS`; ``repeated`` weights windows by :func:`radial` too.
+            A key of :data:`STEPS`; ``repeated`` weights windows by :func:`radial` too.
         centered : bool
             Pad on both sides, with an odd voxel at the end, as nnU-Net does; else at the end alone.
         """
-        place = {"even": even_starts, "clamped": clamped_starts, "repeated": repeated_starts}[steps]
-        placed = [place(length, size, overlap) for length, size in zip(shape, window, strict=True)]
+        placed = [STEPS[steps](length, size, overlap) for length, size in zip(shape, window, strict=True)]
         z, y, x = (sorted(set(starts)) for starts in placed)
         counts = tuple(tuple(starts.count(start) for start in sorted(set(starts))) for starts in placed)
         padded = (max(shape[0], window[0]), max(shape[1], window[1]), max(shape[2], window[2]))

@@ -41,3 +41,14 @@ def test_a_cancelled_monitor_stops_the_work(clock: list[float]) -> None:
     monitor.cancel()
     with pytest.raises(CancelledError, match="'segment' \\(2 of 10\\)"):
         monitor.step("segment", 2, 10)
+
+
+def test_a_silent_monitor_is_cancelled_with_its_owner_and_reports_nothing() -> None:
+    told: list[Progress] = []
+    monitor = Monitor(told.append)
+    inner = monitor.silent()
+    inner.step("segment", 0, 2)
+    assert not told
+    monitor.cancel()
+    with pytest.raises(CancelledError, match="segment"):
+        inner.step("segment", 1, 2)

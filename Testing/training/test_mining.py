@@ -13,7 +13,7 @@ from partial_cases import SPACE, cached_case, tiny_recipe, write_collection
 
 from bundles import random_bundle
 from PartialSegLib.bundle import ModelBundle
-from PartialSegLib.errors import CollectionError
+from PartialSegLib.errors import CollectionError, LabelSpaceError
 from PartialSegLib.networks import DoDNetParameters
 from PartialSegTraining.casesegmenter import CaseSegmenter
 from PartialSegTraining.levels import CachedCase
@@ -77,6 +77,20 @@ def test_cases_are_segmented_once(
     np.testing.assert_array_equal(first[0].hard["colon_tumor"], again[0].hard["colon_tumor"])
     with pytest.raises(TypeError):
         mined(cases, model, tmp_path / "elsewhere", colon=0.5)
+
+
+def test_damaged_hard_negatives_are_named(cases: list[CachedCase], model: ModelBundle, tmp_path: Path) -> None:
+    mined(cases, model, tmp_path, colon=0.5)
+    (kept,) = tmp_path.glob("*.hard.npz")
+    kept.write_bytes(kept.read_bytes()[:100])
+    with pytest.raises(CollectionError, match=r"hard\.npz are damaged.*\n?.*Delete") as problem:
+        mined(cases, model, tmp_path, colon=0.5)
+    assert str(kept) in str(problem.value)
+
+
+def test_a_task_that_is_not_there_is_named_when_the_recipe_is_read() -> None:
+    with pytest.raises(LabelSpaceError, match="colom"):
+        recipe_of({"colom": 0.5})
 
 
 def test_windows_of_the_task_are_centered_on_hard_negatives() -> None:

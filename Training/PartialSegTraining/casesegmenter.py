@@ -11,11 +11,10 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from PartialSegLib.images import Geometry
 from PartialSegLib.inference.extractors import TorchExtractor
-from PartialSegLib.inference.passes import Job, Passes
+from PartialSegLib.inference.passes import Job, Passes, pad_to_windows
 from PartialSegLib.inference.planner import Plan
 from PartialSegLib.inference.presets import preset_named
 from PartialSegLib.inference.windows import WindowGrid
@@ -40,15 +39,24 @@ class CaseSegmenter:
         Of the network.
     monitor : Monitor, optional
         May cancel between windows; it is told nothing, so that the bar of the training goes on.
+    stage : str
+        What the work is called when it is cancelled.
     """
 
     def __init__(
-        self, network: PartialLabelNetwork, recipe: Recipe, device: torch.device, monitor: Monitor | None = None
+        self,
+        network: PartialLabelNetwork,
+        recipe: Recipe,
+        device: torch.device,
+        monitor: Monitor | None = None,
+        stage: str = "validate",
     ) -> None:
-        self._recipe = recipe
+        self._recipe, self._stage = recipe, stage
         half = device.type == "cuda" and network.features_half and recipe.optimization.precision != "float32"
         plan = Plan(device, device, half=half)
-        self._passes = Passes(network, TorchExtractor(network, device, half=half), plan, _SilentMonitor(monitor))
+        self._passes = Passes(
+            network, TorchExtractor(network, device, half=half), plan, (monitor or Monitor()).silent()
+        )
 
     @torch.no_grad()
     def masks(self, level: Level, structures: tuple[str, ...]) -> Mapping[str, PackedMask]:
@@ -70,21 +78,5 @@ class CaseSegmenter:
         centered = preprocessing.padding_place == "both"
         overlap = preset_named("standard").overlap
         windows = WindowGrid.over(shape, self._recipe.sampling.window, overlap, centered=centered)
-        padding: list[int] = []
-        for wanted, length, before in zip(windows.shape, shape, windows.offset, strict=True):
-            padding[:0] = (before, wanted - length - before)
-        volume = functional.pad(volume, padding, value=padding_value(preprocessing))
-        return Job(volume, grid, windows, structures, (), False, "validate")
-
-
-class _SilentMonitor(Monitor):
-    """Passes on a wish to stop, and reports nothing."""
-
-    def __init__(self, outer: Monitor | None) -> None:
-        super().__init__()
-        self._outer = outer
-
-    def step(self, stage: str, done: int, total: int, unit: str = "") -> None:
-        if self._outer is not None and self._outer.cancelled:
-            self.cancel()
-        super().step(stage, done, total, unit)
+        volume = pad_to_windows(volume, windows, padding_value(preprocessing))
+        return Job(volume, grid, windows, structures, (), False, self._stage)

@@ -15,12 +15,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
 
 from PartialSegLib.atomic import atomic_write
 from PartialSegLib.bundle import ModelBundle
+from PartialSegLib.errors import CollectionError
 from PartialSegLib.progress import Monitor
 from PartialSegTraining.casesegmenter import CaseSegmenter
 from PartialSegTraining.levels import CachedCase
@@ -59,6 +61,13 @@ def with_hard_negatives(
     -------
     list of CachedCase
         :attr:`CachedCase.hard` is filled for structures of the named tasks.
+
+    Raises
+    ------
+    CancelledError
+        When the monitor was cancelled; cases that were looked at stay.
+    CollectionError
+        When what was kept of a case is damaged.
     """
     monitor, space = monitor or Monitor(), model.card.label_space
     tasks = [space.tasks[space.task_index(key)] for key, share in recipe.sampling.hard.items() if share > 0]
@@ -71,7 +80,7 @@ def with_hard_negatives(
         path = folder / _name(case, keys, model)
         if keys and not path.is_file():
             if segmenter is None:
-                segmenter = CaseSegmenter(model.load_network(str(device)), recipe, device, monitor)
+                segmenter = CaseSegmenter(model.load_network(str(device)), recipe, device, monitor, "mine")
             _save(path, _false_findings(case, keys, segmenter, device))
         result.append(replace(case, hard=_load(path)) if keys else case)
     monitor.step("mine", len(cases), len(cases))
@@ -107,5 +116,8 @@ def _save(path: Path, found: dict[str, np.ndarray]) -> None:
 
 
 def _load(path: Path) -> dict[str, np.ndarray]:
-    with np.load(path, allow_pickle=False) as file:
-        return {key: file[key] for key in file.files}
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {key: file[key] for key in file.files}
+    except (OSError, ValueError, BadZipFile) as error:
+        raise CollectionError(f"The hard negatives {path} are damaged: {error}.", "Delete the file.") from error

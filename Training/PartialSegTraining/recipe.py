@@ -159,7 +159,7 @@ class Recipe:
         if self.sampling.coarse and self.preprocessing.coarse_spacing is None:
             raise ValueError("sampling.coarse needs preprocessing.coarse_spacing")
         space = self.tasks
-        for task in filter(None, (*self.sampling.tasks, self.network.trained_task)):
+        for task in filter(None, (*self.sampling.tasks, *self.sampling.hard, self.network.trained_task)):
             space.task(task)
         for structure in self.sampling.structures:
             space.structure(structure)

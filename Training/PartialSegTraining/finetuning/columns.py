@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from PartialSegLib.card import Card
+from PartialSegLib.inference.passes import pad_to_windows
 from PartialSegLib.inference.windows import WindowGrid
 from PartialSegLib.preprocessing import Prepared, find_crop, padding_value, prepare
 from PartialSegLib.progress import Monitor
@@ -157,7 +158,7 @@ def _level(prepared: Prepared, masks: Mapping[str, np.ndarray], card: Card, gene
     recipe = card.preprocessing
     inside = torch.from_numpy(np.stack([prepared.grid.resample_mask(mask) for mask in masks.values()]))
     grid = WindowGrid.over(prepared.grid.shape, card.window, _OVERLAP, centered=recipe.padding_place == "both")
-    volume, inside = _padded(prepared.volume, grid, padding_value(recipe)), _padded(inside, grid, False)
+    volume, inside = pad_to_windows(prepared.volume, grid, padding_value(recipe)), pad_to_windows(inside, grid, False)
     return _Level(volume, inside, windows_worth_encoding(grid, inside, generator))
 
 
@@ -172,14 +173,6 @@ def windows_worth_encoding(grid: WindowGrid, truth: Tensor, generator: torch.Gen
     order = torch.randperm(len(empty), generator=generator)
     left_out = {empty[at] for at in order[_EMPTY:].tolist()}
     return [box for at, box in enumerate(boxes) if at not in left_out]
-
-
-def _padded(volume: Tensor, grid: WindowGrid, value: float) -> Tensor:
-    """Pad the last three axes of a volume or of masks to what the windows cover."""
-    padding: list[int] = []
-    for wanted, length, before in zip(grid.shape, volume.shape[-3:], grid.offset, strict=True):
-        padding[:0] = (before, wanted - length - before)
-    return functional.pad(volume, padding, value=value)
 
 
 def _keep(maps: Sequence[Tensor], pooled: Tensor, inside: Tensor, generator: torch.Generator) -> Columns:

@@ -12,7 +12,7 @@ from statistics import fmean
 from PartialSegLib.bundle import ModelBundle
 from PartialSegLib.inference import Predictor
 from PartialSegLib.metrics import dice
-from PartialSegLib.progress import Monitor, Progress
+from PartialSegLib.progress import Monitor
 from PartialSegLib.segmentation import PackedMask
 from PartialSegLib.structures import LabelSpace
 from PartialSegTraining.cases import Case
@@ -84,7 +84,7 @@ def mean_dice(
     for done, case in enumerate(judged, 1):
         image, masks = case.load()
         keys = [key for key in wanted if key in masks]
-        segmentation = predictor.segment(image, keys, preset, monitor=_quiet(monitor)).segmentation
+        segmentation = predictor.segment(image, keys, preset, monitor=monitor.silent()).segmentation
         for key in keys:
             truth = PackedMask.from_array(masks[key])
             if truth.count or segmentation.masks[key].count:
@@ -153,19 +153,3 @@ def _of_trained(
     cases = "cases left out in turn" if judged_by == "leave-one-out" else "held-out cases"
     outcome = "Better" if better else "WORSE"
     return f"{outcome} than its parent on {cases}, by Dice: {', '.join(figures)}."
-
-
-def _quiet(monitor: Monitor) -> Monitor:
-    """Return a monitor that stops when the other is stopped, and reports nothing of its own."""
-
-    class _Quiet(Monitor):
-        def step(self, stage: str, done: int, total: int, unit: str = "") -> None:
-            if monitor.cancelled:
-                self.cancel()
-            super().step(stage, done, total, unit)
-
-    return _Quiet(_nothing)
-
-
-def _nothing(progress: Progress) -> None:
-    """Report nothing."""
