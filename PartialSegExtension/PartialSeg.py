@@ -101,6 +101,7 @@ class PartialSegParameterNode:
     quality - "fast", "standard" or "best".
     overlap - "keep", "replace others" or "only unlocked".
     uncertainty - also measure how sure the network is.
+    allFrames - where the volume shows a sequence: segment all its frames.
     """
 
     inputVolume: vtkMRMLScalarVolumeNode
@@ -112,6 +113,7 @@ class PartialSegParameterNode:
     quality: str = "standard"
     overlap: str = "keep"
     uncertainty: bool = False
+    allFrames: bool = False
 
 
 class PartialSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):

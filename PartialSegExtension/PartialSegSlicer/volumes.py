@@ -84,8 +84,11 @@ def imagesFromSequence(sequenceNode: Any, transformNode: Any = None) -> Iterator
         raise ImageError("There is no sequence: it was removed from the scene.", "Load it again.")
     if sequenceNode.GetNumberOfDataNodes() == 0:
         raise ImageError(f"The sequence '{sequenceNode.GetName()}' has no frames.", "Choose another one.")
-    for index in range(sequenceNode.GetNumberOfDataNodes()):
+    index = 0
+    # Counted anew for each frame: somebody may remove frames while they are read.
+    while index < sequenceNode.GetNumberOfDataNodes():
         yield sequenceNode.GetNthIndexValue(index), _image(sequenceNode.GetNthDataNode(index), transformNode)
+        index += 1
 
 
 def _image(volumeNode: Any, transformNode: Any) -> Image:

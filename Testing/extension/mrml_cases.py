@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -120,3 +121,28 @@ def everything(scene: SlicerScene, node: Any) -> list[tuple[Any, ...]]:
         mask = voxels(scene, node, segment_id).tobytes()
         found.append((segment_id, segment.GetName(), segment.GetColor(), tuple(tags), shown, mask))
     return found
+
+
+def add_sequence(mrml: SlicerScene, frames: Mapping[str, Image], shown: int = 0) -> Any:
+    """Add a sequence of volumes in a browser of its own; return the volume that shows one of its frames."""
+    scene, logic = mrml.scene, mrml.slicer.vtkSlicerSequencesLogic()
+    logic.SetMRMLScene(scene)
+    sequence = scene.AddNewNodeByClass("vtkMRMLSequenceNode", "4D")
+    sequence.SetIndexName("time")
+    sequence.SetIndexUnit("s")
+    for value, image in frames.items():
+        frame = mrml.add_volume(image)
+        sequence.SetDataNodeAtValue(frame, value)
+        scene.RemoveNode(frame)
+    browser = scene.AddNewNodeByClass("vtkMRMLSequenceBrowserNode", "Browser")
+    browser.AddSynchronizedSequenceNode(sequence)
+    browse(mrml, browser, shown)
+    return browser.GetProxyNode(sequence)
+
+
+def browse(mrml: SlicerScene, browser: Any, item: int) -> None:
+    """Show another frame, as the application does when somebody moves the slider."""
+    logic = mrml.slicer.vtkSlicerSequencesLogic()
+    logic.SetMRMLScene(mrml.scene)
+    browser.SetSelectedItemNumber(item)
+    logic.UpdateProxyNodesFromSequences(browser)

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 from logic_cases import large_scan
-from mrml_cases import draw
+from mrml_cases import add_sequence, draw
 from panel_cases import KEYS, OpenPanel
+from worker_cases import blobs
 
 from PartialSegSlicer.segments import isCompleted, segmentIDs, segmentOf
 
@@ -243,6 +244,24 @@ def test_the_settings_are_copied_as_code_that_python_reads(panel: OpenPanel) -> 
     compile(code, "console", "exec")
     for word in ("liver", "kidneys", "quality='fast'", "overlap='replace others'"):
         assert word in code
+
+
+def test_all_frames_of_a_sequence_are_segmented_on_request(panel: OpenPanel) -> None:
+    panel.add_scan()
+    assert not panel.shown("allFrames")
+    proxy = add_sequence(panel.host.mrml, {"0": blobs((32, 56, 60)), "1": blobs((32, 56, 60), seed=1)})
+    panel.settings.inputVolume = proxy
+    assert panel.shown("allFrames")
+    panel.choose("liver")
+    panel.ui.allFrames.checked = True
+    assert panel.settings.allFrames
+    assert not panel.ui.outputSegmentation.enabled
+    assert "logic.segmentSequence(" in panel.logic.copyAsPython(panel.settings)
+    panel.run()
+    assert "2 frames were segmented" in panel.ui.resultNotes.text
+    assert [row[0] for row in panel.table("resultTable")] == ["Liver"]
+    sequences = panel.scene.GetNumberOfNodesByClass("vtkMRMLSequenceNode")
+    assert (sequences, panel.scene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode")) == (2, 1)
 
 
 def test_memory_is_freed_on_request_and_the_next_run_works(panel: OpenPanel) -> None:

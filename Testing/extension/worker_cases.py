@@ -25,9 +25,9 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="needs signals and na
 PATIENCE = 120.0
 
 
-def blobs(shape: tuple[int, int, int]) -> Image:
+def blobs(shape: tuple[int, int, int], seed: int = 0) -> Image:
     """Return a smooth random image in HU, spacing 2 mm, oblique in no way."""
-    values = ndimage.gaussian_filter(np.random.default_rng(0).standard_normal(shape), 2) * 2000
+    values = ndimage.gaussian_filter(np.random.default_rng(seed).standard_normal(shape), 2) * 2000
     return Image(values.astype(np.int16), Geometry(shape, (2.0, 2.0, 2.0), (10.0, -20.0, 30.0)))
 
 

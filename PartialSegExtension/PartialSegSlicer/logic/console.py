@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from PartialSegSlicer.sequences import sequenceOfVolume
+
+#: Settings that a run over all frames of a sequence does not have.
+OF_ONE_FRAME = ("outputSegmentation", "overlap", "uncertainty")
 _DEFAULTS = {"model": "", "device": "auto", "quality": "standard", "overlap": "keep", "uncertainty": False}
 
 
 def codeOf(parameterNode: Any) -> str:
-    """Return a call of ``PartialSegLogic.segment`` that does what the panel would do.
+    """Return a call of ``PartialSegLogic.segment``, or of ``segmentSequence``, that does what the panel would do.
 
     Parameters
     ----------
@@ -21,21 +25,23 @@ def codeOf(parameterNode: Any) -> str:
         Lines that can be pasted into Slicer's Python console; settings at their defaults are left out.
     """
     words = [_node(parameterNode.inputVolume)]
+    inTime = parameterNode.allFrames and sequenceOfVolume(parameterNode.inputVolume) is not None
     if parameterNode.tasks:
         words.append(f"tasks={list(parameterNode.tasks)!r},")
-    for word, node in (("segmentationNode", parameterNode.outputSegmentation), ("region", parameterNode.region)):
-        if node is not None:
+    for word, name in (("segmentationNode", "outputSegmentation"), ("region", "region")):
+        node = getattr(parameterNode, name)
+        if node is not None and not (inTime and name in OF_ONE_FRAME):
             words.append(f"{word}={_node(node)}")
     for name, default in _DEFAULTS.items():
         value = getattr(parameterNode, name)
-        if value != default:
+        if value != default and not (inTime and name in OF_ONE_FRAME):
             words.append(f"{name}={value!r},")
     arguments = "\n    ".join(words)
     return (
         "import PartialSeg\n"
         "\n"
         "logic = PartialSeg.PartialSegLogic()\n"
-        f"result = logic.segment(\n    {arguments}\n)\n"
+        f"result = logic.{'segmentSequence' if inTime else 'segment'}(\n    {arguments}\n)\n"
         "for row in result.structures:\n"
         '    print(f"{row.name}: {row.volumeMl:.1f} ml ({row.status})")\n'
         "logic.close()\n"

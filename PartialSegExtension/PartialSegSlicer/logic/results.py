@@ -83,8 +83,13 @@ class SegmentResult:
 
     def byUncertainty(self) -> tuple[StructureRow, ...]:
         """Return the rows that can be reviewed, the most uncertain first; without uncertainty, in order."""
-        shown = [row for row in self.structures if row.voxels and row.status in ("new", "replaced")]
-        return tuple(sorted(shown, key=lambda row: -(row.uncertainty or 0.0)))
+        return inReviewOrder(self.structures)
+
+
+def inReviewOrder(rows: tuple[StructureRow, ...]) -> tuple[StructureRow, ...]:
+    """Return the rows that can be reviewed, the most uncertain first; without uncertainty, in order."""
+    shown = [row for row in rows if row.voxels and row.status in ("new", "replaced")]
+    return tuple(sorted(shown, key=lambda row: -(row.uncertainty or 0.0)))
 
 
 def centerOf(mask: PackedMask, geometry: Geometry) -> Point | None:

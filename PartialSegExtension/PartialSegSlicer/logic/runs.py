@@ -20,7 +20,7 @@ from PartialSegLib.images import Geometry
 from PartialSegLib.segmentationfiles import read_segmentation
 from PartialSegSlicer.logic.jobs import Job, Listeners
 from PartialSegSlicer.logic.notes import modalityDoubt, notesOf
-from PartialSegSlicer.logic.regions import boxOfRegion, regionOfNode
+from PartialSegSlicer.logic.regions import Region, boxOfRegion, regionOfNode
 from PartialSegSlicer.logic.results import SegmentResult, StructureRow
 from PartialSegSlicer.logic.session import Session
 from PartialSegSlicer.logic.settings import chosenTasks, overlapNamed, presetOf
@@ -44,6 +44,30 @@ class RunSettings:
     quality: str = "standard"
     overlap: str = "keep"
     uncertainty: bool = False
+
+
+def requestOf(
+    settings: RunSettings,
+    bundle: ModelBundle,
+    scan: Path,
+    output: Path,
+    region: Region | None,
+    uncertainty: str | None = None,
+    partial: bool = False,
+) -> SegmentParameters:
+    """Return what the worker is asked for: one image file to one file of segments."""
+    tasks = chosenTasks(settings.tasks)
+    return SegmentParameters(
+        image=str(scan),
+        model=str(bundle.folder),
+        tasks=None if tasks is None else list(tasks),
+        preset=presetOf(settings.quality),
+        device=settings.device,
+        output=str(output),
+        region=None if region is None else list(region),
+        uncertainty=uncertainty,
+        partial=partial,
+    )
 
 
 class SegmentRun(Job[SegmentResult]):
@@ -108,17 +132,14 @@ class SegmentRun(Job[SegmentResult]):
         self._files = [output, uncertainty]
         nodes = [self._volumeNode, *([self.writer.node] if self.writer.node is not None else [])]
         self._watch = SceneWatch(nodes, self._lose)
-        tasks = chosenTasks(self._settings.tasks)
         self._request = session.client.request(
             "segment",
-            SegmentParameters(
-                image=str(scan.file),
-                model=str(self._bundle.folder),
-                tasks=None if tasks is None else list(tasks),
-                preset=presetOf(self._settings.quality),
-                device=self._settings.device,
-                output=str(output),
-                region=None if self._region is None else list(self._region),
+            requestOf(
+                self._settings,
+                self._bundle,
+                scan.file,
+                output,
+                self._region,
                 uncertainty=str(uncertainty) if self._settings.uncertainty else None,
                 partial=self._onPartial is not None and self.writer.inParts,
             ),
@@ -209,4 +230,4 @@ class SegmentRun(Job[SegmentResult]):
         return SegmentResult(self.writer.node, rows, answer["report"], write, node, notes, self.writer.created)
 
 
-__all__ = ["RunSettings", "SegmentRun"]
+__all__ = ["RunSettings", "SegmentRun", "requestOf"]

@@ -24,6 +24,7 @@ from PartialSegSlicer.logic.jobs import Job, Listeners
 from PartialSegSlicer.logic.questions import Question
 from PartialSegSlicer.logic.results import SegmentResult, StructureRow
 from PartialSegSlicer.logic.runs import RunSettings, SegmentRun
+from PartialSegSlicer.logic.sequencerun import SequenceResult, SequenceRun
 from PartialSegSlicer.logic.session import Session
 from PartialSegSlicer.logic.settings import chosenTasks, presetOf
 from PartialSegSlicer.logic.undoing import UndoneRuns
@@ -145,6 +146,49 @@ class SegmentingLogic:
         settings = RunSettings(tasks, model or None, device, quality, overlap, uncertainty)
         listeners = Listeners(onProgress, self._undoable.noting(onFinished), onError)
         run = SegmentRun(volumeNode, segmentationNode, settings, region, listeners, onPartial)
+        self.session.start(run)
+        return self._waited(run, onProgress, onFinished, onError)
+
+    def segmentSequence(
+        self,
+        volumeNode: Any,
+        tasks: Sequence[str] | str | None = None,
+        model: str | None = None,
+        device: str = "auto",
+        quality: str = "standard",
+        region: Any = None,
+        onProgress: OnProgress = None,
+        onFinished: OnFinished = None,
+        onError: OnError = None,
+    ) -> SequenceResult | Job[SequenceResult]:
+        """Segment all frames of the sequence that a volume shows (4D CT), one after another.
+
+        The segmentations become a sequence of their own, in step with the volumes in the same browser; a
+        frame that is corrected keeps its corrections. Everything else in the scene stays as it is, so that
+        there is nothing to undo: delete the new segmentation and its sequence if they are not wanted. A
+        run that does not come to its end leaves nothing.
+
+        Parameters
+        ----------
+        volumeNode : vtkMRMLScalarVolumeNode
+            Proxy of the sequence; all frames lie on one grid.
+        tasks, model, device, quality, region, onProgress, onFinished, onError
+            As for :meth:`segment`.
+
+        Returns
+        -------
+        SequenceResult or Job
+
+        Raises
+        ------
+        ImageError
+            When the volume shows no sequence, or a frame cannot be segmented.
+        PartialSegError
+            As :meth:`segment`.
+        """
+        settings = RunSettings(tasks, model or None, device, quality)
+        listeners = Listeners(onProgress, self._undoable.forgetting(onFinished), onError)
+        run = SequenceRun(volumeNode, settings, region, listeners)
         self.session.start(run)
         return self._waited(run, onProgress, onFinished, onError)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from PartialSegLib.errors import SegmentationError
 from PartialSegSlicer.logic.results import SegmentResult
@@ -32,6 +33,16 @@ class UndoneRuns:
                 told(result)
 
         return note
+
+    def forgetting(self, told: Callable[[Any], object] | None) -> Callable[[Any], object]:
+        """Return what forgets the last run before `told` is called: what came after it cannot be undone."""
+
+        def forget(result: Any) -> None:
+            self._last = None
+            if told is not None:
+                told(result)
+
+        return forget
 
     def edited(self) -> tuple[str, ...]:
         """Return the names of the segments that somebody edited since the run; of deleted ones, their IDs.

@@ -11,10 +11,12 @@ from slicer.i18n import tr as _  # type: ignore[import-untyped]
 from PartialSegLib.errors import PartialSegError
 from PartialSegLib.progress import Progress
 from PartialSegLib.sizes import readable
+from PartialSegSlicer.logic.console import OF_ONE_FRAME
 from PartialSegSlicer.panels.context import Context
 from PartialSegSlicer.panels.forecasts import ForecastPanel
 from PartialSegSlicer.panels.results import ResultPanel
 from PartialSegSlicer.panels.widgets import chosenOf, fill, showProgress
+from PartialSegSlicer.sequences import sequenceOfVolume
 
 
 class RunPanel:
@@ -96,21 +98,23 @@ class RunPanel:
         ui.applyButton.setText(_("Cancel") if running else _("Apply"))
         ui.applyButton.setEnabled(running or (not reason and not self._context.busy))
         ui.applyButton.setToolTip(_("Stop the run.") if running else reason or _("Segment the selected structures."))
-        for widget in (
-            ui.inputVolume,
-            ui.outputSegmentation,
-            ui.region,
-            ui.taskTree,
-            ui.device,
-            ui.quality,
-            ui.overlap,
-        ):
+        for widget in (ui.inputVolume, ui.region, ui.allFrames, ui.taskTree, ui.device, ui.quality):
             widget.setEnabled(not running)
         settings = self._context.settings()
+        volume = None if settings is None else settings.inputVolume
+        ui.allFrames.setVisible(sequenceOfVolume(volume) is not None)
+        for name in OF_ONE_FRAME:
+            getattr(ui, name).setEnabled(not running and not self._inTime)
         ui.pythonButton.setEnabled(settings is not None and settings.inputVolume is not None)
         ui.unloadButton.setEnabled(not self._context.busy)
         if not running:
             self._forecast.look(ready and not reason)
+
+    @property
+    def _inTime(self) -> bool:
+        """Whether all frames of a sequence are to be segmented."""
+        settings = self._context.settings()
+        return settings is not None and settings.allFrames and sequenceOfVolume(settings.inputVolume) is not None
 
     def _missing(self) -> str:
         """Return what a run still needs; empty when it can begin."""
@@ -134,24 +138,30 @@ class RunPanel:
             self._start()
 
     def _start(self) -> None:
-        settings = self._context.settings()
+        settings, logic = self._context.settings(), self._context.logic
         self._begun()
+        common = {
+            "tasks": list(settings.tasks),
+            "model": settings.model or None,
+            "device": settings.device,
+            "quality": settings.quality,
+            "region": settings.region,
+            "onProgress": self._onProgress,
+            "onFinished": self._onFinished,
+            "onError": self._onError,
+        }
         with self._context.guarded():
-            self._run = self._context.logic.segment(
-                settings.inputVolume,
-                tasks=list(settings.tasks),
-                segmentationNode=settings.outputSegmentation,
-                model=settings.model or None,
-                device=settings.device,
-                quality=settings.quality,
-                region=settings.region,
-                overlap=settings.overlap,
-                uncertainty=settings.uncertainty,
-                onProgress=self._onProgress,
-                onPartial=self._results.add,
-                onFinished=self._onFinished,
-                onError=self._onError,
-            )
+            if self._inTime:
+                self._run = logic.segmentSequence(settings.inputVolume, **common)
+            else:
+                self._run = logic.segment(
+                    settings.inputVolume,
+                    segmentationNode=settings.outputSegmentation,
+                    overlap=settings.overlap,
+                    uncertainty=settings.uncertainty,
+                    onPartial=self._results.add,
+                    **common,
+                )
             self._results.begin()
             self._onProgress(Progress("load", 0, 0, None))
             self._context.say(_("Segmenting {name}.").format(name=settings.inputVolume.GetName()))

@@ -1,0 +1,122 @@
+"""Sequences (4D): every frame is segmented as it would be alone, and browsed with its volume."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from logic_cases import TASKS, spin
+from mrml_cases import RIGID, add_sequence, add_transform, browse
+from worker_cases import blobs
+
+from PartialSegLib.bundle import ModelBundle
+from PartialSegLib.errors import ImageError
+from PartialSegLib.images import Image
+from PartialSegLib.inference import Predictor
+from PartialSegSlicer.cases import maskOnVolume
+from PartialSegSlicer.volumes import geometryFromVolumeNode, imagesFromSequence
+from slicer_scene import SlicerScene
+
+VALUES = ("0.0", "0.5", "1.0")
+
+
+@pytest.fixture
+def shown(slicer_scene: SlicerScene) -> Any:
+    """A volume that shows the second of three frames, under a transform."""
+    proxy = add_sequence(slicer_scene, {value: blobs((32, 56, 60), seed) for seed, value in enumerate(VALUES)}, 1)
+    add_transform(slicer_scene, RIGID, proxy)
+    return proxy
+
+
+def test_each_frame_is_segmented_and_browsed_with_its_volume(
+    logic: Any, shown: Any, slicer_scene: SlicerScene, random_model: Path
+) -> None:
+    result = logic.segmentSequence(shown, tasks=TASKS, model=str(random_model), device="cpu")
+    assert tuple(result.frames) == VALUES
+    assert result.structures == result.frames[VALUES[1]]
+    assert not logic.canUndo
+    sequence, browser = result.sequenceNode, slicer_scene.slicer.util.getNode("Browser")
+    assert (sequence.GetIndexName(), sequence.GetIndexUnit()) == ("time", "s")
+    assert browser.GetProxyNode(sequence) is result.segmentationNode
+    assert browser.GetSaveChanges(sequence)
+    predictor = Predictor(ModelBundle.open(random_model), "cpu")
+    images = imagesFromSequence(browser.GetSequenceNode(shown), shown.GetParentTransformNode())
+    expected = {value: predictor.segment(image, TASKS).segmentation for value, image in images}
+    # The frame that was shown is shown already; then the slider is moved.
+    for item in (None, 0, 2, 1):
+        if item is not None:
+            browse(slicer_scene, browser, item)
+        value = VALUES[1 if item is None else item]
+        for row in result.frames[value]:
+            mask = maskOnVolume(result.segmentationNode, row.segmentID, geometryFromVolumeNode(shown))
+            np.testing.assert_array_equal(mask.unpack(), expected[value].masks[row.key].unpack())
+            assert row.voxels == expected[value].masks[row.key].count
+            assert row.status == ("new" if row.voxels else "empty")
+    assert len({tuple(row.voxels for row in rows) for rows in result.frames.values()}) == len(VALUES)
+
+
+def test_progress_says_which_frame_and_the_console_goes_on(logic: Any, shown: Any, random_model: Path) -> None:
+    stages: list[str] = []
+    run = logic.segmentSequence(
+        shown, TASKS, str(random_model), "cpu", onProgress=lambda progress: stages.append(progress.stage)
+    )
+    spin(logic, run)
+    assert run.error is None
+    assert {"segment 1/3", "segment 2/3", "segment 3/3"} <= set(stages)
+
+
+def test_a_run_that_is_cancelled_leaves_nothing(
+    logic: Any, shown: Any, slicer_scene: SlicerScene, random_model: Path
+) -> None:
+    before = slicer_scene.scene.GetNumberOfNodes()
+    run = logic.segmentSequence(shown, TASKS, str(random_model), "cpu", onError=lambda error: None)
+    logic.cancel()
+    spin(logic, run)
+    assert run.state == "cancelled"
+    assert slicer_scene.scene.GetNumberOfNodes() == before
+
+
+@pytest.mark.parametrize("class_name", ["vtkMRMLSequenceNode", "vtkMRMLSequenceBrowserNode"])
+def test_a_sequence_that_is_removed_meanwhile_ends_the_run(
+    logic: Any, shown: Any, slicer_scene: SlicerScene, random_model: Path, class_name: str
+) -> None:
+    run = logic.segmentSequence(shown, TASKS, str(random_model), "cpu", onError=lambda error: None)
+    scene = slicer_scene.scene
+    scene.RemoveNode(scene.GetFirstNodeByClass(class_name))
+    spin(logic, run)
+    assert run.state == "cancelled"
+    assert "was removed from the scene" in str(run.error)
+    assert scene.GetFirstNodeByClass("vtkMRMLSegmentationNode") is None
+
+
+def test_frames_that_are_removed_meanwhile_are_noticed(
+    logic: Any, shown: Any, slicer_scene: SlicerScene, random_model: Path
+) -> None:
+    run = logic.segmentSequence(shown, TASKS, str(random_model), "cpu", onError=lambda error: None)
+    slicer_scene.scene.GetFirstNodeByClass("vtkMRMLSequenceNode").RemoveDataNodeAtValue(VALUES[0])
+    spin(logic, run)
+    assert run.state == "failed"
+    assert "added or removed during the run" in str(run.error)
+    assert slicer_scene.scene.GetFirstNodeByClass("vtkMRMLSegmentationNode") is None
+
+
+def test_a_volume_that_shows_no_sequence_is_refused(logic: Any, volume: Any, random_model: Path) -> None:
+    with pytest.raises(ImageError, match="shows no frames of a sequence"):
+        logic.segmentSequence(volume, TASKS, str(random_model), "cpu")
+    with pytest.raises(ImageError, match="shows no frames of a sequence"):
+        logic.segmentSequence(None, TASKS, str(random_model), "cpu")
+
+
+def test_a_frame_on_another_grid_is_named(
+    logic: Any, shown: Any, slicer_scene: SlicerScene, random_model: Path
+) -> None:
+    image: Image = blobs((32, 56, 60), seed=9)
+    moved = replace(image, geometry=replace(image.geometry, origin=(5.0, 0.0, 0.0)))
+    frame = slicer_scene.add_volume(moved)
+    slicer_scene.scene.GetFirstNodeByClass("vtkMRMLSequenceNode").SetDataNodeAtValue(frame, VALUES[2])
+    with pytest.raises(ImageError, match=r"Frame '1\.0' of .* another grid"):
+        logic.segmentSequence(shown, TASKS, str(random_model), "cpu")
+    assert slicer_scene.scene.GetFirstNodeByClass("vtkMRMLSegmentationNode") is None
