@@ -80,6 +80,20 @@ class PackedMask:
             return np.zeros(self.shape, bool)
         return np.unpackbits(self.bits, axis=-1, count=self.shape[2]).view(bool)
 
+    def without(self, other: PackedMask) -> PackedMask:
+        """Return the voxels that are not in another mask on the same grid."""
+        if not self.overlaps(other):
+            return self
+        array = self.unpack()
+        low = np.maximum(self.start, other.start)
+        high = np.minimum(np.add(self.start, self.shape), np.add(other.start, other.shape))
+        mine, theirs = (
+            tuple(slice(int(a - at), int(b - at)) for a, b, at in zip(low, high, item.start, strict=True))
+            for item in (self, other)
+        )
+        array[mine] &= ~other.unpack()[theirs]
+        return PackedMask.from_array(array, self.start)
+
     @classmethod
     def stacked(cls, parts: Sequence[PackedMask]) -> PackedMask:
         """Join masks that follow one another along z without sharing a slice."""
@@ -201,6 +215,11 @@ class Segmentation:
         mask = self._mask(key)
         whole[mask.box] = mask.unpack()
         return whole
+
+    def without(self, other: PackedMask) -> Segmentation:
+        """Return the same structures without the voxels of a mask on this grid."""
+        masks = {key: mask.without(other) for key, mask in self.masks.items()}
+        return Segmentation(self.geometry, self.structures, masks, self.algorithm)
 
     def on(self, geometry: Geometry) -> Segmentation:
         """Return the same masks on another grid whose voxels coincide with those of this one.

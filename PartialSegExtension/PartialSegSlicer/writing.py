@@ -229,7 +229,7 @@ def _withhold(plan: _Plan, segmentationNode: Any) -> None:
     for segmentID in completedSegments(segmentationNode):
         locked = _onGrid(segmentationNode, segmentID, plan.grid)
         for key, mask in plan.masks.items():
-            plan.masks[key] = without(mask, locked)
+            plan.masks[key] = mask.without(locked)
             if lost := mask.count - plan.masks[key].count:
                 plan.withheld[key] = plan.withheld.get(key, 0) + lost
 
@@ -242,7 +242,7 @@ def _takeFromOthers(plan: _Plan, segmentationNode: Any, undo: RunUndo) -> None:
             continue
         before = after = _onGrid(segmentationNode, segmentID, plan.grid)
         for mask in plan.masks.values():
-            after = without(after, mask)
+            after = after.without(mask)
         if lost := before.count - after.count:
             plan.others[segmentID], plan.taken[segmentID] = after, lost
 
@@ -272,21 +272,6 @@ def _execute(plan: _Plan, segmentation: Segmentation, segmentationNode: Any, und
     return written
 
 
-def without(mask: PackedMask, other: PackedMask) -> PackedMask:
-    """Return the voxels of a mask that are not in another one on the same grid."""
-    if not mask.overlaps(other):
-        return mask
-    array = mask.unpack()
-    low = np.maximum(mask.start, other.start)
-    high = np.minimum(np.add(mask.start, mask.shape), np.add(other.start, other.shape))
-    mine, theirs = (
-        tuple(slice(int(a - at), int(b - at)) for a, b, at in zip(low, high, item.start, strict=True))
-        for item in (mask, other)
-    )
-    array[mine] &= ~other.unpack()[theirs]
-    return PackedMask.from_array(array, mask.start)
-
-
 def _onGrid(segmentationNode: Any, segmentID: str, grid: Geometry) -> PackedMask:
     mask = maskOnGrid(readLabelmap(segmentationNode, segmentID), grid)
     if mask is None:
@@ -304,4 +289,4 @@ def _words(geometry: Geometry) -> str:
     return f"{x} x {y} x {z} voxels of {' x '.join(f'{value:g}' for value in geometry.spacing)} mm"
 
 
-__all__ = ["Overlap", "WriteReport", "requireSameGrid", "without", "writeSegmentation"]
+__all__ = ["Overlap", "WriteReport", "requireSameGrid", "writeSegmentation"]

@@ -337,7 +337,7 @@ def test_masks_are_subtracted_as_arrays_are() -> None:
     drawn = list(arrays(seed=2, empty=None).values())
     for first in drawn[:4]:
         for second in drawn[4:8]:
-            left = writing.without(PackedMask.from_array(first), PackedMask.from_array(second))
+            left = PackedMask.from_array(first).without(PackedMask.from_array(second))
             whole = np.zeros(SHAPE, bool)
             whole[left.box] = left.unpack()
             assert np.array_equal(whole, first & ~second)

@@ -15,7 +15,6 @@ from dataset_layouts import (
     KEYS,
     MOVED,
     WRITERS,
-    label_map,
     scan,
     segmentation,
     truth,
@@ -27,7 +26,7 @@ from dataset_layouts import (
 from partial_cases import GEOMETRY, SPACE, ball
 
 from PartialSegLib.errors import CollectionError
-from PartialSegLib.images import Image, write_image
+from PartialSegLib.images import write_image
 from PartialSegLib.segmentation import Segmentation
 from PartialSegLib.segmentationfiles import write_segmentation
 from PartialSegLib.structures import LabelSpace
@@ -155,17 +154,6 @@ def test_a_folder_of_nnunet_v1_is_a_decathlon_with_numbered_channels(tmp_path: P
     for image in (tmp_path / "imagesTr").iterdir():
         image.rename(image.with_name(image.name.replace(".nii.gz", "_0000.nii.gz")))
     assert [case.load()[0].geometry.shape for case in read(tmp_path, options)] == [GEOMETRY.shape] * 2
-
-
-def test_voxels_of_an_ignore_label_are_not_taken_for_background(tmp_path: Path) -> None:
-    options = write_nnunet(tmp_path)
-    labels = label_map("two")
-    labels[0, 0, :7] = 4
-    write_image(Image(labels, GEOMETRY), tmp_path / "labelsTr" / "two.nii.gz")
-    one, two = read(tmp_path, options)
-    one.load()
-    with pytest.raises(LabelError, match=r"two\.nii\.gz has 7 voxels of the ignore label 4"):
-        two.load()
 
 
 def change(folder: Path, **values: Any) -> None:

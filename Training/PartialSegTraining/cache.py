@@ -43,8 +43,8 @@ def prepare_case(case: Case, preprocessing: Preprocessing) -> CachedCase:
     CollectionError
         When a file is unreadable or does not fit, or more than 63 structures are annotated.
     """
-    keys, levels = _prepared(case, preprocessing)
-    return CachedCase(case.name, keys, tuple(level.level() for level in levels), case.dataset)
+    keys, levels, partly = _prepared(case, preprocessing)
+    return CachedCase(case.name, keys, tuple(level.level() for level in levels), case.dataset, partly)
 
 
 def prepare_cases(
@@ -110,7 +110,9 @@ def entry_key(case: Case, preprocessing: Preprocessing) -> str:
 def _describe(case: Case) -> list[str]:
     """Say how masks are read from the files; the paths do not matter, only their content."""
     values = getattr(case.annotation, "values", ())
-    return [case.name, *sorted(case.annotated), repr(values), *(path.name for path in case.annotation.files)]
+    ignored = getattr(case.annotation, "ignored", None)
+    unknown = [] if ignored is None else [f"ignored {ignored}"]
+    return [case.name, *sorted(case.annotated), repr(values), *unknown, *(path.name for path in case.annotation.files)]
 
 
 def _prepare_or_load(case: Case, preprocessing: Preprocessing, folder: Path | None) -> CachedCase:
@@ -121,18 +123,19 @@ def _prepare_or_load(case: Case, preprocessing: Preprocessing, folder: Path | No
     if entry is not None:
         return entry
     # A damaged entry is made anew: it holds nothing that the case does not.
-    write_entry(path, *_prepared(case, preprocessing))
+    keys, levels, partly = _prepared(case, preprocessing)
+    write_entry(path, keys, levels, partly=partly)
     entry = open_entry(path, case.name, case.dataset)
     if entry is None:
         raise CollectionError(f"{path} was written, but reads back differently.", "Check the disk.")
     return entry
 
 
-def _prepared(case: Case, preprocessing: Preprocessing) -> tuple[tuple[str, ...], list[QuantizedLevel]]:
-    """Return the annotated structures of a case, and the case at each spacing."""
+def _prepared(case: Case, preprocessing: Preprocessing) -> tuple[tuple[str, ...], list[QuantizedLevel], bool]:
+    """Return the annotated structures of a case, the case at each spacing, and whether voxels are unknown."""
     image, masks = case.load()
-    keys = tuple(sorted(masks))
-    dtype = _bit_type(len(keys), case.name)
+    keys, unknown = tuple(sorted(masks)), case.unknown(image.geometry)
+    dtype = _bit_type(len(keys) + (unknown is not None), case.name)
     levels = []
     crop = find_crop(image, preprocessing)
     for spacing in (preprocessing.spacing, preprocessing.coarse_spacing):
@@ -144,15 +147,20 @@ def _prepared(case: Case, preprocessing: Preprocessing) -> tuple[tuple[str, ...]
             mask = prepared.grid.resample_mask(masks[key])
             bits |= mask.astype(dtype) << dtype(index)
             centers.append(_some_voxels(mask, f"{case.name}/{key}"))
+        if unknown is not None:
+            bits |= prepared.grid.resample_mask(unknown).astype(dtype) << dtype(len(keys))
         values, step, offset = quantize(prepared.volume, intensity_limits(preprocessing))
         levels.append(QuantizedLevel(values, step, offset, bits, tuple(centers)))
-    return keys, levels
+    return keys, levels, unknown is not None
 
 
 def _bit_type(structures: int, name: str) -> type[np.unsignedinteger | np.signedinteger]:
-    """Return the smallest integer with a bit for each structure that torch can shift."""
+    """Return the smallest integer with a bit for each structure (and the unknown) that torch can shift."""
     if structures > 63:
-        raise CollectionError(f"Case '{name}' annotates {structures} structures.", "A case may annotate up to 63.")
+        raise CollectionError(
+            f"Case '{name}' annotates {structures} structures, unknown voxels counted as one.",
+            "A case may annotate up to 63.",
+        )
     return np.uint8 if structures <= 8 else np.int32 if structures <= 31 else np.int64
 
 

@@ -1,7 +1,8 @@
 """Cases: an image, its masks, and which structures were annotated.
 
 Unknown is not background. A case names the structures that somebody looked for in it; a mask
-without a voxel means "looked for and absent", no mask means "nobody looked". Everything that
+without a voxel means "looked for and absent", no mask means "nobody looked". Some voxels of a case may
+be unknown for all of its structures, as those with the ignore label of nnU-Net v2. Everything that
 trains or judges a model reads its cases in this form. Here are also the folders that PartialSeg
 writes itself: partially labelled collections of phantoms, and cases with one mask file a structure.
 Collections of other datasets and layouts are read in :mod:`PartialSegTraining.datasets`.
@@ -29,7 +30,7 @@ class GridError(CollectionError):
 
 
 class LabelError(CollectionError):
-    """A label value or name that stands for no structure, or voxels of which nothing is known."""
+    """A label value or name that stands for no structure."""
 
     code = "label"
 
@@ -58,6 +59,12 @@ class Annotation(Protocol):
         ------
         CollectionError
             When a file is missing or has another grid.
+        """
+
+    def unknown(self, geometry: Geometry) -> np.ndarray | None:
+        """Read where nobody looked: boolean (z, y, x), or ``None`` when somebody looked everywhere.
+
+        No mask has a voxel there; CollectionError as :meth:`masks`.
         """
 
 
@@ -110,6 +117,14 @@ class Case:
         image = self.read_image()
         return image, self.annotation.masks(image.geometry)
 
+    def unknown(self, geometry: Geometry) -> np.ndarray | None:
+        """Read the voxels of which nothing is known: boolean (z, y, x), ``None`` where there is none.
+
+        They are in no mask of :meth:`load`, and are not background either: a loss gives them no gradient,
+        and a score does not count them. CollectionError as :meth:`load`.
+        """
+        return self.annotation.unknown(geometry)
+
     def read_image(self) -> Image:
         """Read the image alone; CollectionError as :meth:`load`."""
         return _read(self.image_path, read_image)
@@ -128,8 +143,7 @@ class LabelMap:
     structures : frozenset of str
         Keys of the annotated structures.
     ignored : int, optional
-        Value of voxels of which nothing is known, as the ignore label of nnU-Net v2. A case is
-        annotated as a whole, so that one with such a voxel is refused: it is not background.
+        Value of voxels of which nothing is known, as the ignore label of nnU-Net v2.
     """
 
     path: Path
@@ -143,17 +157,11 @@ class LabelMap:
         return (self.path,)
 
     def masks(self, geometry: Geometry) -> dict[str, np.ndarray]:
-        """See :meth:`Annotation.masks`; a value that is ignored or not in the table is a LabelError."""
+        """See :meth:`Annotation.masks`; a value that is not in the table is a LabelError."""
         labels = _read_on(self.path, geometry)
         known = {0, *(value for value, _ in self.values)}
         found = np.unique(labels)
-        if self.ignored is not None and self.ignored in found:
-            raise LabelError(
-                f"{self.path} has {np.count_nonzero(labels == self.ignored)} voxels of the ignore label "
-                f"{self.ignored}, of which nothing is known.",
-                "Only whole structures can be unknown: finish the annotation, or leave the case out of the splits.",
-            )
-        unknown = [value for value in found.tolist() if value not in known]
+        unknown = [value for value in found.tolist() if value not in known and value != self.ignored]
         if unknown:
             raise LabelError(
                 f"{self.path} has the label value {unknown[0]:g}, which stands for no structure.",
@@ -166,6 +174,13 @@ class LabelMap:
                 for key in keys:
                     masks[key] |= selected
         return masks
+
+    def unknown(self, geometry: Geometry) -> np.ndarray | None:
+        """See :meth:`Annotation.unknown`: the voxels of the value that is ignored."""
+        if self.ignored is None:
+            return None
+        where = _read_on(self.path, geometry) == self.ignored
+        return where if where.any() else None
 
 
 @dataclass(frozen=True)
@@ -205,6 +220,10 @@ class MaskFiles:
         for key, path in self.paths:
             masks[key] |= _read_on(path, geometry) != 0
         return masks
+
+    def unknown(self, geometry: Geometry) -> np.ndarray | None:
+        """See :meth:`Annotation.unknown`: none."""
+        return None
 
 
 def read_collection(root: str | Path, space: LabelSpace) -> list[Case]:

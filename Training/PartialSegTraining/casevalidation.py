@@ -78,12 +78,15 @@ class CaseValidator:
             return
         level = case.levels[0].to(self._device)
         masks = segmenter.masks(level, structures)
+        unknown = case.unknown(level.bits.cpu())
         for key in structures:
             truth = (level.bits >> case.structures.index(key) & 1).bool().cpu()
             mask = masks[key]
-            inside = tuple(slice(at, at + size) for at, size in zip(mask.start, mask.shape, strict=True))
-            shared = int((torch.from_numpy(mask.unpack()).bool() & truth[inside]).sum()) if mask.count else 0
-            counts[self._keys.index(key)] = torch.tensor([2 * shared, mask.count + int(truth.sum())])
+            found = torch.from_numpy(mask.unpack()).bool()
+            if unknown is not None:
+                found &= ~unknown[mask.box]
+            shared = int((found & truth[mask.box]).sum())
+            counts[self._keys.index(key)] = torch.tensor([2 * shared, int(found.sum()) + int(truth.sum())])
 
     def _judged(self, counts: torch.Tensor) -> Validation:
         """Return the Dice of each case, and the mean of each structure over the cases that have any of it."""

@@ -1,9 +1,9 @@
 """Prepared cases: what windows are cut from, in memory or on disk.
 
 A case is kept at each spacing that the recipe trains at: the volume, and its masks as the bits of
-one integer volume (bit c is the c-th annotated structure), so that overlapping structures cost one
-byte a voxel. Made by :mod:`PartialSegTraining.cache`, stored by :mod:`PartialSegTraining.storage`,
-cut by :mod:`PartialSegTraining.augmentation`.
+one integer volume (bit c is the c-th annotated structure, one more where nothing is known), so that
+overlapping structures cost one byte a voxel. Made by :mod:`PartialSegTraining.cache`, stored by
+:mod:`PartialSegTraining.storage`, cut by :mod:`PartialSegTraining.augmentation`.
 """
 
 from __future__ import annotations
@@ -111,6 +111,8 @@ class CachedCase:
         At ``spacing``, then at ``coarse_spacing`` where the recipe has one.
     dataset : str
         Which dataset the case belongs to; empty where nobody knows.
+    partly : bool
+        Whether nothing is known of some voxels: the bit after those of the structures is set in them.
     hard : mapping of str to numpy.ndarray
         int32 (n, 3) voxels (z, y, x) of the first level where a model found an annotated structure that
         is not there (:mod:`PartialSegTraining.mining`); empty where nobody looked.
@@ -120,7 +122,12 @@ class CachedCase:
     structures: tuple[str, ...]
     levels: tuple[AnyLevel, ...]
     dataset: str = ""
+    partly: bool = False
     hard: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def unknown(self, bits: Tensor) -> Tensor | None:
+        """Return where nothing is known, boolean, given the bits of a part of a level; ``None`` for a whole case."""
+        return (bits >> len(self.structures) & 1).bool() if self.partly else None
 
     def to(self, device: torch.device) -> CachedCase:
         """Return the case with its voxels in the memory of a device."""

@@ -96,9 +96,12 @@ def _false_findings(
     found = {}
     for key in keys:
         mask = masks[key]
-        inside = tuple(slice(at, at + size) for at, size in zip(mask.start, mask.shape, strict=True))
-        truth = (level.bits[inside] >> case.structures.index(key) & 1).bool().cpu().numpy()
-        voxels = np.argwhere(mask.unpack() & ~truth) + np.array(mask.start)
+        bits = level.bits[mask.box]
+        right = (bits >> case.structures.index(key) & 1).bool()
+        unknown = case.unknown(bits)
+        if unknown is not None:
+            right |= unknown
+        voxels = np.argwhere(mask.unpack() & ~right.cpu().numpy()) + np.array(mask.start)
         found[key] = voxels[:: max(1, -(-len(voxels) // KEPT))].astype(np.int32)
     return found
 

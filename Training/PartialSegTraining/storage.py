@@ -2,7 +2,7 @@
 
 An entry is a folder that appears complete or not at all:
 
-    entry.json      structures, shapes, steps of intensity, checksums of the other files
+    entry.json      structures, whether voxels are unknown, shapes, steps of intensity, checksums of the other files
     volumeN.b2nd    int16 (D, H, W) of level N: (intensity - offset) / step
     bitsN.b2nd      integer (D, H, W); bit c is the c-th annotated structure
     centersN.npy    int32 (n, 3) voxels of the structures, one after another
@@ -154,7 +154,9 @@ def quantize(volume: Tensor, limits: tuple[float, float] | None) -> tuple[np.nda
     return values.to(torch.int16).numpy(), step, offset
 
 
-def write_entry(folder: Path, structures: Sequence[str], levels: Sequence[QuantizedLevel]) -> None:
+def write_entry(
+    folder: Path, structures: Sequence[str], levels: Sequence[QuantizedLevel], *, partly: bool = False
+) -> None:
     """Write a prepared case; an older entry of that name is replaced.
 
     Parameters
@@ -165,6 +167,8 @@ def write_entry(folder: Path, structures: Sequence[str], levels: Sequence[Quanti
         Keys of the annotated structures, in the order of the bits.
     levels : sequence of QuantizedLevel
         At each spacing.
+    partly : bool
+        See :attr:`CachedCase.partly`.
 
     Raises
     ------
@@ -176,7 +180,7 @@ def write_entry(folder: Path, structures: Sequence[str], levels: Sequence[Quanti
         with replacing_folder(folder) as unfinished:
             described = [_write_level(unfinished, number, level) for number, level in enumerate(levels)]
             sums = {path.name: _checksum(path) for path in sorted(unfinished.iterdir())}
-            index = {"structures": list(structures), "levels": described, "checksums": sums}
+            index = {"structures": list(structures), "partly": partly, "levels": described, "checksums": sums}
             (unfinished / _INDEX).write_text(json.dumps(index, indent=1), encoding="utf-8")
     except OSError as error:
         reason = error.strerror or error
@@ -201,12 +205,12 @@ def open_entry(folder: Path, name: str, dataset: str = "") -> CachedCase | None:
         index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
         whole = all(_checksum(folder / file) == value for file, value in index["checksums"].items())
         levels = tuple(_described_level(folder, entry) for entry in index["levels"])
-        structures = tuple(index["structures"])
+        structures, partly = tuple(index["structures"]), bool(index.get("partly", False))
     except (OSError, ValueError, KeyError, TypeError):
         return None
     if not whole or (any(level.volume.endswith(".b2nd") for level in levels) and not compresses()):
         return None
-    return CachedCase(name, structures, levels, dataset)
+    return CachedCase(name, structures, levels, dataset, partly)
 
 
 def compresses() -> bool:

@@ -21,7 +21,7 @@ from PartialSegTraining.augmentation import Augmenter
 from PartialSegTraining.casevalidation import CaseValidator
 from PartialSegTraining.distributed import ALONE, Processes
 from PartialSegTraining.levels import CachedCase
-from PartialSegTraining.losses import known_channels
+from PartialSegTraining.losses import UNKNOWN_VOXEL, known_channels
 from PartialSegTraining.precision import autocast
 from PartialSegTraining.recipe import AugmentationRecipe, Recipe
 from PartialSegTraining.sampling import WindowSampler
@@ -110,7 +110,8 @@ class WindowValidator:
             known = known_channels(batch.target)[0].tolist()
             for channel, key in enumerate(self._space.tasks[int(batch.task)].channels):
                 if key is not None and known[channel]:
-                    found, truth = logits[0, channel] > 0, batch.target[0, channel] > 0
+                    target = batch.target[0, channel]
+                    found, truth = (logits[0, channel] > 0) & (target != UNKNOWN_VOXEL), target > 0
                     pair = torch.stack([2 * (found & truth).sum(), found.sum() + truth.sum()])
                     counts[keys.index(key)] += pair.double().cpu()
         pairs = zip(keys, self._processes.add(counts).tolist(), strict=True)

@@ -24,7 +24,7 @@ from PartialSegTraining.augmentation.intensities import change_intensities
 from PartialSegTraining.augmentation.lists import apply_list, make_list
 from PartialSegTraining.augmentation.sides import is_mirrored, mirrored_key
 from PartialSegTraining.levels import CachedCase
-from PartialSegTraining.losses import UNKNOWN
+from PartialSegTraining.losses import UNKNOWN, UNKNOWN_VOXEL
 from PartialSegTraining.recipe import AugmentationRecipe
 from PartialSegTraining.sampling import Draw
 
@@ -126,6 +126,9 @@ class Augmenter:
         volume, bits = level.cut((z, y, x))
         # Zero, which the sampling finds beyond the border, has to stand for what lies there.
         layers = [volume - self._outside, *((bits >> bit & 1).float() for _, bit in known)]
+        unknown = case.unknown(bits)
+        if unknown is not None:
+            layers.append(unknown.float())
 
         # From normalized window coordinates to those of the cut-out part, as torch has them: (x, y, z), -1 to 1.
         extent = stop - start
@@ -139,6 +142,8 @@ class Augmenter:
         image.copy_(sampled[0] + self._outside)
         for layer, (channel, _) in enumerate(known, 1):
             target[channel] = (sampled[layer] >= 0.5).float()
+            if unknown is not None:
+                target[channel][sampled[-1] >= 0.5] = UNKNOWN_VOXEL
 
     def _known(self, case: CachedCase, task: int, *, mirrored: bool) -> list[tuple[int, int]]:
         """Return the channels of a task that are known in a window, and the bit of the case that shows each."""

@@ -19,7 +19,8 @@ class Batch(NamedTuple):
     task : Tensor
         int64 (N,) task indices.
     target : Tensor
-        float32 (N, C, D, H, W): 0 or 1, and :data:`PartialSegTraining.losses.UNKNOWN` throughout
+        float32 (N, C, D, H, W): 0 or 1, :data:`PartialSegTraining.losses.UNKNOWN_VOXEL` where
+        nothing is known of an annotated channel, and :data:`PartialSegTraining.losses.UNKNOWN` throughout
         channels that the case does not annotate or the task does not have.
     """
 

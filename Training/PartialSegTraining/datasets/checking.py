@@ -32,7 +32,7 @@ class Problem:
     ----------
     kind : str
         ``missing-file``, ``grid``, ``label``, ``split``, ``duplicate``, ``all-empty``,
-        ``collection`` (anything else that is wrong) or ``empty`` (a note).
+        ``collection`` (anything else that is wrong), ``empty`` or ``unknown`` (notes).
     dataset, case : str
         Where; empty where it is about all of them.
     message : str
@@ -50,7 +50,7 @@ class Problem:
     @property
     def is_note(self) -> bool:
         """Whether the collection can be used all the same."""
-        return self.kind == "empty"
+        return self.kind in ("empty", "unknown")
 
 
 @dataclass(frozen=True)
@@ -190,18 +190,25 @@ def _examine(member: Member) -> _Finding:
     except PartialSegError as error:
         return _Finding("", {}, (_problem(error, member.dataset, case.name),))
     try:
-        masks = case.annotation.masks(image.geometry)
+        masks, unknown = case.annotation.masks(image.geometry), case.unknown(image.geometry)
     except PartialSegError as error:
         return _Finding(digest, {}, (_problem(error, member.dataset, case.name),))
     voxel = image.geometry.voxel_volume / 1000.0
     counts = {key: int(np.count_nonzero(mask)) for key, mask in masks.items()}
     empty = tuple(_empty(member, key) for key, count in counts.items() if not count)
-    return _Finding(digest, {key: (count, count * voxel) for key, count in counts.items()}, empty)
+    notes = empty if unknown is None else (*empty, _unknown(member, unknown))
+    return _Finding(digest, {key: (count, count * voxel) for key, count in counts.items()}, notes)
 
 
 def _empty(member: Member, key: str) -> Problem:
     files = _files(member.case)
     return Problem("empty", member.dataset, member.case.name, f"{files} has no voxel of '{key}', which was annotated.")
+
+
+def _unknown(member: Member, unknown: np.ndarray) -> Problem:
+    share = np.count_nonzero(unknown) / unknown.size
+    message = f"{_files(member.case)} marks {share:.1%} of its voxels as unknown; they are left out."
+    return Problem("unknown", member.dataset, member.case.name, message)
 
 
 def _files(case: Case) -> str:

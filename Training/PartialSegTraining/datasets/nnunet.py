@@ -2,9 +2,8 @@
 
 Labels are named with one value, or as regions with several (``"whole tumor": [1, 2, 3]``, then
 ``regions_class_order`` says how nnU-Net writes a prediction back as one label map). A manifest may
-name either. A label called ``ignore`` marks voxels of which nothing is known. A case here is
-annotated as a whole, so that a case with such voxels is refused when its masks are read, rather
-than taken for background; cases without them are read as any other. Registered in
+name either. A label called ``ignore`` marks voxels of which nothing is known
+(:meth:`PartialSegTraining.cases.Case.unknown`). Registered in
 :mod:`PartialSegTraining.datasets.layouts`.
 """
 

@@ -78,6 +78,10 @@ class SegmentFile:
                     masks[key] |= segmentation.array(found)
         return masks
 
+    def unknown(self, geometry: Geometry) -> np.ndarray | None:
+        """See :meth:`PartialSegTraining.cases.Annotation.unknown`: none."""
+        return None
+
 
 def find(dataset: DatasetFiles, image: str, masks: str, reader: SegmentReader) -> list[Case]:
     """Find the cases of a dataset with one segmentation file each.

@@ -17,7 +17,7 @@ from PartialSegTraining.scoretable import CaseScores
 if TYPE_CHECKING:
     from PartialSegLib.images import Image
     from PartialSegLib.inference import Predictor
-    from PartialSegLib.segmentation import Segmentation
+    from PartialSegLib.segmentation import PackedMask, Segmentation
     from PartialSegTraining.cases import Case
 
 
@@ -40,7 +40,8 @@ def score_model(
     predictor : Predictor
         The model, loaded.
     cases : iterable of Case
-        An annotated structure without voxels counts as rightly absent, an unannotated one not at all.
+        An annotated structure without voxels counts as rightly absent, an unannotated one not at all;
+        what is found in voxels of which nothing is known does not count either.
     preset : str
         ``fast``, ``standard`` or ``paper``.
     tolerance_mm : float
@@ -54,17 +55,20 @@ def score_model(
         Scores in the order of the label space, and the seconds that segmenting took.
     """
     from PartialSegLib.metrics import score_segmentation
-    from PartialSegLib.segmentation import Segmentation
+    from PartialSegLib.segmentation import PackedMask, Segmentation
 
     space = predictor.label_space
     for case in cases:
         image, masks = case.load()
+        unknown = case.unknown(image.geometry)
         # Not the tasks of that name: their other structures were not annotated.
         keys = [key for key in space.select() if key in masks]
         reference = Segmentation.from_arrays(image.geometry, [space.structure(key) for key in keys], masks)
         started = time.perf_counter()
         prediction = predictor.segment(image, keys, preset).segmentation
         seconds = time.perf_counter() - started
+        if unknown is not None:
+            prediction = prediction.without(PackedMask.from_array(unknown))
         if witness is not None:
             witness(case, image, prediction, reference)
         yield CaseScores(case.name, score_segmentation(prediction, reference, keys, tolerance_mm), seconds)

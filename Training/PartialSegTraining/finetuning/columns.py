@@ -35,6 +35,10 @@ _OVERLAP = 0.25
 _EMPTY = 8
 #: Most voxels kept of a window: in each structure, close to any, and elsewhere.
 _INSIDE, _NEAR, _ELSEWHERE = 3000, 2000, 5000
+#: Stratum of the voxels of which nothing is known.
+_LEFT_OUT = -1
+#: Stratum of the voxels of which nothing is known.
+_LEFT_OUT = -1
 #: How close, in voxels.
 _DISTANCE = 3
 
@@ -123,12 +127,13 @@ def sample_case(
         When the monitor was cancelled.
     """
     image, masks = case.load()
+    unknown = case.unknown(image.geometry)
     truth = {key: masks[key] for key in structures if key in masks}
     generator = torch.Generator().manual_seed(seed)
     recipe = card.preprocessing
     crop = find_crop(image, recipe)
     levels = [
-        _level(prepare(image, recipe, spacing=spacing, crop=crop), truth, card, generator)
+        _level(prepare(image, recipe, spacing=spacing, crop=crop), truth, unknown, card, generator)
         for spacing in (recipe.spacing, recipe.coarse_spacing)
         if spacing is not None
     ]
@@ -139,27 +144,42 @@ def sample_case(
         windows.append([])
         for box in level.boxes:
             maps, pooled = encode(level.volume[box][None, None])
-            windows[-1].append(_keep(maps, pooled, level.inside[(slice(None), *box)], generator))
+            known = None if level.known is None else level.known[box]
+            windows[-1].append(_keep(maps, pooled, level.inside[(slice(None), *box)], known, generator))
             monitor.step("encode", sum(map(len, windows)), total)
     return SampledCase(case.name, tuple(truth), *(tuple(part) for part in windows))
 
 
 @dataclass(frozen=True)
 class _Level:
-    """A case at one spacing, padded: volume (D, H, W), masks (K, D, H, W), and the windows to encode."""
+    """A case at one spacing, padded: volume (D, H, W), masks (K, D, H, W), and the windows to encode.
+
+    `known` is boolean (D, H, W), ``None`` where all of it is known.
+    """
 
     volume: Tensor
     inside: Tensor
+    known: Tensor | None
     boxes: list[Box]
 
 
-def _level(prepared: Prepared, masks: Mapping[str, np.ndarray], card: Card, generator: torch.Generator) -> _Level:
+def _level(
+    prepared: Prepared,
+    masks: Mapping[str, np.ndarray],
+    unknown: np.ndarray | None,
+    card: Card,
+    generator: torch.Generator,
+) -> _Level:
     """Lay windows over a prepared image and choose those that are worth their time."""
     recipe = card.preprocessing
     inside = torch.from_numpy(np.stack([prepared.grid.resample_mask(mask) for mask in masks.values()]))
     grid = WindowGrid.over(prepared.grid.shape, card.window, _OVERLAP, centered=recipe.padding_place == "both")
     volume, inside = pad_to_windows(prepared.volume, grid, padding_value(recipe)), pad_to_windows(inside, grid, False)
-    return _Level(volume, inside, windows_worth_encoding(grid, inside, generator))
+    boxes = windows_worth_encoding(grid, inside, generator)
+    if unknown is None:
+        return _Level(volume, inside, None, boxes)
+    known = pad_to_windows(~torch.from_numpy(prepared.grid.resample_mask(unknown)), grid, True)
+    return _Level(volume, inside, known, [box for box in boxes if known[box].any()])
 
 
 def windows_worth_encoding(grid: WindowGrid, truth: Tensor, generator: torch.Generator) -> list[Box]:
@@ -175,17 +195,19 @@ def windows_worth_encoding(grid: WindowGrid, truth: Tensor, generator: torch.Gen
     return [box for at, box in enumerate(boxes) if at not in left_out]
 
 
-def _keep(maps: Sequence[Tensor], pooled: Tensor, inside: Tensor, generator: torch.Generator) -> Columns:
+def _keep(
+    maps: Sequence[Tensor], pooled: Tensor, inside: Tensor, known: Tensor | None, generator: torch.Generator
+) -> Columns:
     """Sample the voxels of a window: (K, D, H, W) masks decide which."""
-    chosen, weight = _choose(inside, generator)
+    chosen, weight = _choose(inside, known, generator)
     values = columns_at(maps, chosen, (inside.shape[1], inside.shape[2], inside.shape[3]))
     # What an extractor gives belongs to inference mode; a copy may be learned from.
     vector = pooled[0].detach().clone().float().cpu()
     return Columns(values.half().cpu(), vector, inside.flatten(1)[:, chosen].T.contiguous(), weight)
 
 
-def _choose(inside: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Return (S,) flat voxels, stratum by stratum, and how many voxels each stands for."""
+def _choose(inside: Tensor, known: Tensor | None, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Return (S,) flat voxels, stratum by stratum, and how many voxels each stands for; none that is unknown."""
     strata = torch.zeros(inside.shape[1:], dtype=torch.int64)
     occupied = inside.any(0)
     if occupied.any():
@@ -196,9 +218,13 @@ def _choose(inside: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]
     order = sorted(range(len(inside)), key=lambda index: -int(inside[index].sum()))
     for index in order:
         strata[inside[index]] = 2 + index
+    if known is not None:
+        strata[~known] = _LEFT_OUT
     strata = strata.flatten()
-    voxels, weights = [], []
+    voxels, weights = [torch.zeros(0, dtype=torch.int64)], [torch.zeros(0)]
     for stratum in strata.unique().tolist():
+        if stratum == _LEFT_OUT:
+            continue
         members = torch.nonzero(strata == stratum)[:, 0]
         limit = (_ELSEWHERE, _NEAR)[stratum] if stratum < 2 else _INSIDE
         kept = members[torch.randperm(len(members), generator=generator)[:limit]]

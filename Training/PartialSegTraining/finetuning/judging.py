@@ -85,6 +85,9 @@ def mean_dice(
         image, masks = case.load()
         keys = [key for key in wanted if key in masks]
         segmentation = predictor.segment(image, keys, preset, monitor=monitor.silent()).segmentation
+        unknown = case.unknown(image.geometry)
+        if unknown is not None:
+            segmentation = segmentation.without(PackedMask.from_array(unknown))
         for key in keys:
             truth = PackedMask.from_array(masks[key])
             if truth.count or segmentation.masks[key].count:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from PartialSegTraining.losses.contract import (
     UNKNOWN,
+    UNKNOWN_VOXEL,
     Loss,
     LossParameters,
     LossTerms,
@@ -22,6 +23,7 @@ from PartialSegTraining.losses.supervision import deep_supervision_weights
 __all__ = [
     "LOSSES",
     "UNKNOWN",
+    "UNKNOWN_VOXEL",
     "DoDNetLoss",
     "Loss",
     "LossParameters",

@@ -1,9 +1,9 @@
 """What every loss of the library offers: one call from a network's outputs to named terms.
 
 Unknown is not background: a channel that was not annotated is marked by the target value -1. What a
-loss makes of that, its own file says; that the deep supervision is weighted and the targets of
-coarser outputs are made in one way, is decided here. Called by the trainer through
-:func:`PartialSegTraining.losses.make_loss`.
+loss makes of that, its own file says; that the deep supervision is weighted, the targets of coarser
+outputs are made in one way, and voxels of which nothing is known have no gradient, is decided here.
+Called by the trainer through :func:`PartialSegTraining.losses.make_loss`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,11 @@ from PartialSegTraining.tables import require
 
 #: Target value of every voxel of a channel that was not annotated.
 UNKNOWN = -1.0
+
+#: Target value of a voxel of which nothing is known, in a channel that was annotated.
+UNKNOWN_VOXEL = -2.0
+#: Logit of what is certain: what is left to 1 is lost in a float32.
+_CERTAIN = 40.0
 
 #: Adds a tensor of sums over all processes of a training, differentiably.
 ReduceSums = Callable[[Tensor], Tensor]
@@ -70,8 +75,9 @@ class Loss(Protocol):
             (N, K, D / s, H / s, W / s) each, from ``training_outputs`` of a network, finest first;
             any floating dtype, computed in float32 at least.
         targets : Tensor or sequence of Tensor
-            (N, C, D, H, W) at the finest resolution: 0 or 1, and :data:`UNKNOWN` throughout channels
-            that the case does not annotate or the task does not have. Or one for each output.
+            (N, C, D, H, W) at the finest resolution: 0 or 1, :data:`UNKNOWN_VOXEL` where nothing is
+            known of an annotated channel, and :data:`UNKNOWN` throughout channels that the case does
+            not annotate or the task does not have. Or one for each output.
         task : Tensor
             (N,) int64 task indices.
 
@@ -168,7 +174,8 @@ class SegmentationLoss(ABC):
             if weight == 0.0:
                 continue
             logits = output.to(torch.promote_types(output.dtype, torch.float32))
-            for name, value in self.level(logits, target.to(logits.dtype), task).items():
+            logits, target = self._without_unknown(logits, target.to(logits.dtype))
+            for name, value in self.level(logits, target, task).items():
                 terms[name] = terms[name] + weight * value if name in terms else weight * value
         return LossTerms(terms)
 
@@ -179,6 +186,23 @@ class SegmentationLoss(ABC):
     def fits(self, channels: int) -> bool:
         """Tell whether an output may have so many channels: a network may leave out those no sample needs."""
         return channels <= self.channels
+
+    def _without_unknown(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Make unknown voxels what no loss has anything to say about: background that was found to be background.
+
+        They are in no sum of a Dice of structures, and their part of a mean over voxels is zero. Their
+        logits are chosen away, so that these have a gradient of exactly zero.
+        """
+        unknown = target == UNKNOWN_VOXEL
+        if not unknown.any():
+            return logits, target
+        target = target.masked_fill(unknown, 0.0)
+        if not self.exclusive:
+            return logits.masked_fill(unknown[:, : logits.shape[1]], -_CERTAIN), target
+        certain = logits.new_full((logits.shape[1],), -_CERTAIN)
+        certain[0] = _CERTAIN
+        # A softmax is about all classes of a voxel together.
+        return torch.where(unknown.any(1, keepdim=True), certain[None, :, None, None, None], logits), target
 
     def _check(self, output: Tensor) -> None:
         if not self.fits(output.shape[1]):
