@@ -14,7 +14,7 @@ from typing import Any
 
 from PartialSegLib.bundle import Preprocessing
 from PartialSegLib.images import Vector
-from PartialSegLib.structures import LabelSpace
+from PartialSegLib.structures import LabelSpace, Rule
 from PartialSegTraining.monitoringrecipe import MonitoringRecipe
 from PartialSegTraining.optimizationrecipe import OptimizationRecipe
 from PartialSegTraining.tables import require
@@ -138,6 +138,8 @@ class Recipe:
         Name of the trained bundle.
     label_space : str
         Name of a label space of the library.
+    rules : mapping of str to tuple of Rule
+        Post-processing of tasks, by key, in place of that of the label space.
     """
 
     name: str
@@ -152,6 +154,7 @@ class Recipe:
     phantoms: PhantomRecipe | None = None
     loss: LossRecipe = LossRecipe()
     loading: LoadingRecipe = field(default_factory=LoadingRecipe)
+    rules: Mapping[str, tuple[Rule, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.sampling.batch % self.optimization.accumulation:
@@ -159,15 +162,20 @@ class Recipe:
         if self.sampling.coarse and self.preprocessing.coarse_spacing is None:
             raise ValueError("sampling.coarse needs preprocessing.coarse_spacing")
         space = self.tasks
-        for task in filter(None, (*self.sampling.tasks, *self.sampling.hard, self.network.trained_task)):
+        named = (*self.sampling.tasks, *self.sampling.hard, *self.rules, self.network.trained_task)
+        for task in filter(None, named):
             space.task(task)
         for structure in self.sampling.structures:
             space.structure(structure)
 
     @property
     def tasks(self) -> LabelSpace:
-        """The label space itself."""
-        return LabelSpace.named(self.label_space)
+        """The label space itself, with the rules of the recipe."""
+        space = LabelSpace.named(self.label_space)
+        if not self.rules:
+            return space
+        tasks = (replace(task, rules=tuple(self.rules.get(task.key, task.rules))) for task in space.tasks)
+        return replace(space, tasks=tuple(tasks))
 
     def with_steps(self, total_steps: int) -> Recipe:
         """Return the recipe with another length; a warm-up longer than that is cut."""
@@ -179,9 +187,9 @@ class Recipe:
 
     @property
     def digest(self) -> str:
-        """Fingerprint of what makes a checkpoint fit: all but length, words and monitoring intervals."""
+        """Fingerprint of what makes a checkpoint fit: all but length, words, rules and monitoring intervals."""
         document = asdict(self)
-        for words in ("card", "name", "phantoms", "loading"):
+        for words in ("card", "name", "phantoms", "loading", "rules"):
             del document[words]
         for section, first in _LATER.items():
             options = document[section].items()

@@ -71,6 +71,9 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         if value == NOTHING:
             return None
         return _value(next(item for item in arguments if item is not type(None)), value, where)
+    if origin is typing.Literal:
+        require(value in arguments, where, value, f"one of {', '.join(map(str, arguments))}")
+        return value
     if origin is tuple:
         return _sequence(arguments, value, where)
     if isinstance(hint, type) and is_dataclass(hint):
