@@ -17,7 +17,7 @@ from PartialSegTraining.scoretable import CaseScores
 if TYPE_CHECKING:
     from PartialSegLib.images import Image
     from PartialSegLib.inference import Predictor
-    from PartialSegLib.segmentation import PackedMask, Segmentation
+    from PartialSegLib.segmentation import Segmentation
     from PartialSegTraining.cases import Case
 
 
