@@ -144,3 +144,34 @@ def test_a_network_without_weights_of_a_task_cannot_train_one_alone() -> None:
     alone = replace(recipe, network=replace(recipe.network, trained_task="spleen"))
     with pytest.raises(CollectionError, match="DoDNet"):
         Trainer(alone, cases_of(alone), CPU)
+
+
+def with_rules(tmp_path: Path, rules: str) -> Recipe:
+    """A recipe that is `phantom-tiny` but for its post-processing."""
+    path = tmp_path / "mine.toml"
+    path.write_text(f'base = "phantom-tiny"\n\n[rules]\n{rules}\n')
+    return load_recipe(path)
+
+
+def test_the_rules_of_a_recipe_are_those_of_its_model(tmp_path: Path) -> None:
+    rules = 'colon = [{op = "drop_small", structure = "colon_tumor"}]'
+    recipe, plain = with_rules(tmp_path, rules), load_recipe("phantom-tiny")
+    found = {task.key: [rule.op for rule in task.rules] for task in recipe.tasks.tasks}
+    usual = {task.key: [rule.op for rule in task.rules] for task in plain.tasks.tasks}
+    assert found == {**usual, "colon": ["drop_small"]} != usual
+    assert recipe.digest == plain.digest, "a training may go on with other rules"
+
+
+@pytest.mark.parametrize(
+    ("rules", "words"),
+    [
+        ('colom = [{op = "drop_small", structure = "colon_tumor"}]', "colom"),
+        ('colon = [{op = "drop_small", structure = "colon_tumour"}]', "colon_tumour"),
+        ('colon = [{op = "dropsmall", structure = "colon_tumor"}]', "dropsmall"),
+        ('colon = [{op = "keep_largest", structure = "colon_tumor", connectivity = 7}]', "one of 6, 18, 26"),
+        ('colon = [{op = "keep_largest"}]', "lacks 'structure'"),
+    ],
+)
+def test_a_rule_that_cannot_be_is_named(tmp_path: Path, rules: str, words: str) -> None:
+    with pytest.raises(CollectionError, match=words):
+        with_rules(tmp_path, rules)
