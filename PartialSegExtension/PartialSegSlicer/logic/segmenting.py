@@ -187,7 +187,7 @@ class SegmentingLogic:
             As :meth:`segment`.
         """
         settings = RunSettings(tasks, model or None, device, quality)
-        listeners = Listeners(onProgress, self._undoable.forgetting(onFinished), onError)
+        listeners = Listeners(onProgress, self._undoable.noting(onFinished), onError)
         run = SequenceRun(volumeNode, settings, region, listeners)
         self.session.start(run)
         return self._waited(run, onProgress, onFinished, onError)

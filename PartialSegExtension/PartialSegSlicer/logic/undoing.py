@@ -24,25 +24,15 @@ class UndoneRuns:
         """Whether there is a run whose segmentation is still there."""
         return self._last is not None and self._last.segmentationNode.GetScene() is not None
 
-    def noting(self, told: Callable[[SegmentResult], object] | None) -> Callable[[SegmentResult], object]:
-        """Return what takes note of a run before `told` is called."""
+    def noting(self, told: Callable[[Any], object] | None) -> Callable[[Any], object]:
+        """Return what takes note of a run before `told` is called; one that cannot be undone hides those before it."""
 
-        def note(result: SegmentResult) -> None:
-            self._last = result
+        def note(result: Any) -> None:
+            self._last = result if isinstance(result, SegmentResult) else None
             if told is not None:
                 told(result)
 
         return note
-
-    def forgetting(self, told: Callable[[Any], object] | None) -> Callable[[Any], object]:
-        """Return what forgets the last run before `told` is called: what came after it cannot be undone."""
-
-        def forget(result: Any) -> None:
-            self._last = None
-            if told is not None:
-                told(result)
-
-        return forget
 
     def edited(self) -> tuple[str, ...]:
         """Return the names of the segments that somebody edited since the run; of deleted ones, their IDs.
