@@ -33,8 +33,10 @@ for _folder in (_FOLDER, _FOLDER.parent, _FOLDER.parent / "Training"):
         sys.path.append(str(_folder))
 
 from PartialSegSlicer.logic.headless import HeadlessLogic  # noqa: E402
-from PartialSegSlicer.logic.sampledata import NAME, TITLE, addPhantom  # noqa: E402
+from PartialSegSlicer.logic.sampledata import NAME, addPhantom  # noqa: E402
 
+#: Parameters that a widget of their name shows; the others are shown by sections of the panel.
+_BOUND = ("inputVolume", "outputSegmentation", "region", "uncertainty", "allFrames")
 #: Packages that "Reload" loads anew.
 PACKAGES = ("PartialSegLib", "PartialSegSlicer", "PartialSegWorker")
 
@@ -81,10 +83,12 @@ def registerSampleData() -> None:
     SampleData.SampleDataLogic.registerCustomSampleDataSource(
         category="PartialSeg",
         sampleName=NAME,
-        nodeNames=TITLE,
+        # Nothing is downloaded; lists of no files are what Slicer takes for that.
+        uris=[],
+        fileNames=[],
+        nodeNames=[],
         customDownloader=load,
         thumbnailFileName=str(_FOLDER / "Resources" / "Icons" / "PartialSeg.png"),
-        sampleDescription=_("A synthetic CT of the trunk, drawn on this computer. Not a patient."),
     )
 
 
@@ -181,14 +185,17 @@ class PartialSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Show the choices of this scene; a volume is chosen when there is one."""
         self.setParameterNode(self.logic.getParameterNode())
         if self._parameterNode.inputVolume is None:
-            self._parameterNode.inputVolume = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLScalarVolumeNode")
+            volumes = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
+            scans = (node for node in volumes if node.GetNodeTagName() == "Volume")
+            self._parameterNode.inputVolume = next(scans, None)
 
     def setParameterNode(self, parameterNode: Any) -> None:
         """Show the choices of a parameter node from now on, or of none."""
         self._disconnectGui()
         self._parameterNode = parameterNode
         if parameterNode is not None:
-            self._guiTag = parameterNode.connectGui(self.ui)
+            # Not connectGui, which returns no tag: what is connected by it stays connected for good.
+            self._guiTag = parameterNode.connectParametersToGui({name: getattr(self.ui, name) for name in _BOUND})
             self.addObserver(parameterNode, vtk.vtkCommand.ModifiedEvent, self._onParametersModified)
         if self.panel is not None:
             self.panel.setSettings(parameterNode)

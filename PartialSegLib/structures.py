@@ -137,6 +137,8 @@ class Rule:
     min_share: float = 0.0
     connectivity: Literal[6, 18, 26] = 6
 
+    #: Those with a second structure.
+    OF_TWO = ("add", "inside")
     OPS = ("add", "keep_largest", "inside", "drop_small", "close")
     CONNECTIVITIES = (6, 18, 26)
 
@@ -211,6 +213,17 @@ class LabelSpace:
                     raise LabelSpaceError(
                         f"A rule of task '{task.key}' of '{self.name}' connects {rule.connectivity} neighbors.",
                         f"A voxel has {', '.join(map(str, Rule.CONNECTIVITIES))} of them.",
+                    )
+                if (rule.other is not None) != (rule.op in Rule.OF_TWO):
+                    raise LabelSpaceError(
+                        f"The rule '{rule.op}' of task '{task.key}' of '{self.name}' has 'other' = {rule.other}.",
+                        f"{' and '.join(Rule.OF_TWO)} name a second structure, the other rules none.",
+                    )
+                if rule.count < 1 or rule.max_mm3 < 0.0 or not 0.0 <= rule.min_share < 1.0:
+                    raise LabelSpaceError(
+                        f"The rule '{rule.op}' of task '{task.key}' of '{self.name}' has count = {rule.count}, "
+                        f"max_mm3 = {rule.max_mm3:g}, min_share = {rule.min_share:g}.",
+                        "They have to be at least 1, at least 0, and from 0 to below 1.",
                     )
                 unknown |= {rule.structure, rule.other or rule.structure} - set(self._by_key)
         if unknown:

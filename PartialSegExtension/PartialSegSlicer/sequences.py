@@ -57,6 +57,17 @@ def sequenceOfVolume(volumeNode: Any) -> VolumeSequence | None:
     return None
 
 
+def shownFrame(node: Any) -> str:
+    """Return the index value of the frame that a node of the scene shows; empty when it shows no sequence."""
+    scene = node.GetScene()
+    for number in range(scene.GetNumberOfNodesByClass("vtkMRMLSequenceBrowserNode") if scene is not None else 0):
+        browser = scene.GetNthNodeByClass(number, "vtkMRMLSequenceBrowserNode")
+        master = browser.GetMasterSequenceNode()
+        if browser.GetSequenceNode(node) is not None and master is not None:
+            return str(master.GetNthIndexValue(max(0, browser.GetSelectedItemNumber())))
+    return ""
+
+
 def requireSequence(volumeNode: Any) -> VolumeSequence:
     """Return the sequence that a volume node shows the frames of.
 
@@ -79,6 +90,7 @@ def likeSequence(volumes: VolumeSequence) -> Any:
     sequence.SetIndexName(source.GetIndexName())
     sequence.SetIndexUnit(source.GetIndexUnit())
     sequence.SetIndexType(source.GetIndexType())
+    sequence.SetNumericIndexValueTolerance(source.GetNumericIndexValueTolerance())
     return sequence
 
 

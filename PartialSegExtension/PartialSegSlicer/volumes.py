@@ -91,6 +91,12 @@ def imagesFromSequence(sequenceNode: Any, transformNode: Any = None) -> Iterator
         index += 1
 
 
+def geometriesOfSequence(sequenceNode: Any, transformNode: Any = None) -> Iterator[tuple[str, Geometry]]:
+    """Yield index value and world grid of each frame, as :func:`imagesFromSequence`, without voxels."""
+    for index in range(sequenceNode.GetNumberOfDataNodes()):
+        yield sequenceNode.GetNthIndexValue(index), _geometry(sequenceNode.GetNthDataNode(index), transformNode)
+
+
 def _image(volumeNode: Any, transformNode: Any) -> Image:
     geometry = _geometry(volumeNode, transformNode)
     voxels = vtk_to_numpy(volumeNode.GetImageData().GetPointData().GetScalars()).reshape(geometry.shape)

@@ -23,6 +23,10 @@ from PartialSegLib.errors import PartialSegError
 FORMATS = {"seg.nrrd": ".seg.nrrd", "dcm": ".dcm", "masks": ""}
 
 
+#: Parts of a card that decide what becomes of an image, beside its weights.
+_DECIDING = ("preprocessing", "label_space", "window", "window_steps", "mirror_axes")
+
+
 class BatchError(PartialSegError):
     """A batch that cannot be started, or scans of it that could not be segmented."""
 
@@ -60,7 +64,7 @@ class BatchJob:
     model : Path
         Folder of the model.
     weights : str
-        SHA-256 of its weights.
+        SHA-256 of its weights, and of what its card says of images and masks.
     output : Path
         Folder of the results.
     structures : tuple of str
@@ -87,7 +91,10 @@ class BatchJob:
     @classmethod
     def of(cls, bundle: ModelBundle, output: str | Path, structures: Sequence[str], **options: Any) -> BatchJob:
         """Return the job of a model; `options` are the other fields."""
-        folder, weights = bundle.folder.resolve(), bundle.card.weights["sha256"]
+        card = bundle.card.to_json()
+        deciding = [card["weights"]["sha256"], *(card[part] for part in _DECIDING)]
+        weights = hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
+        folder = bundle.folder.resolve()
         return cls(folder, weights, Path(output).resolve(), tuple(structures), **options)
 
     @property

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import platform
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -28,11 +29,16 @@ _MAPPED_FROM = (-3, 2**20, 2**20)
 _MAPPED_BLOCKS = (-4, 0, 65536)
 
 
+#: How many blocks keep memory now.
+_depth = [0]
+_lock = threading.Lock()
+
+
 @contextmanager
 def kept_memory(device: torch.device) -> Iterator[None]:
     """Keep freed main memory in the process until the end of the block, then give it back.
 
-    It holds for the whole process and does not nest: the first end gives back.
+    It holds for the whole process; of blocks within each other, the outermost decides.
 
     Parameters
     ----------
@@ -44,14 +50,19 @@ def kept_memory(device: torch.device) -> Iterator[None]:
         yield
         return
     settings = (_TRIM_THRESHOLD, _TOP_PAD, _MAPPED_FROM, _MAPPED_BLOCKS)
-    for parameter, keeping, _ in settings:
-        library.mallopt(parameter, keeping)
+    with _lock:
+        _depth[0] += 1
+        for parameter, keeping, _ in settings:
+            library.mallopt(parameter, keeping)
     try:
         yield
     finally:
-        for parameter, _, default in settings:
-            library.mallopt(parameter, default)
-        library.malloc_trim(0)
+        with _lock:
+            _depth[0] -= 1
+            if not _depth[0]:
+                for parameter, _, default in settings:
+                    library.mallopt(parameter, default)
+                library.malloc_trim(0)
 
 
 def give_back() -> None:

@@ -187,7 +187,7 @@ class SlabExporter:
         ).float()
         for factor in self._windows.sum_of_weights(depth, rows, columns):
             planes.div_(torch.from_numpy(factor).to(self._device))
-        return planes
+        return planes.div_(ring.gain)
 
     def _measure(self, ring: SlabRing, confidence: Confidence, first: int, last: int, end: int) -> None:
         """Add the entropy of planes `first` to `last`, and interpolate it for image planes up to `end`."""

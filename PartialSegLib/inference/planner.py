@@ -268,7 +268,9 @@ def device_named(name: str) -> torch.device:
 def free_memory(device: torch.device) -> int:
     """Return the bytes that are free on a GPU, or in main memory."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        # What torch keeps of what was freed, a run can use too.
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0] + kept)
     return int(psutil.virtual_memory().available)
 
 

@@ -38,6 +38,11 @@ def block_voxels(channels: int, threads: int, device: torch.device) -> int:
     return -(-wanted // unit) * unit
 
 
+# A Gaussian falls to 1e-11 in the corners of a window, where a float16 knows zero alone: voxels that no other
+# window covers would be lost. Where another does, the floor weighs nothing against it.
+_HALF_FLOOR, _HALF_GAIN = 4e-6, 1024.0
+
+
 class SlabRing:
     """Accumulator of blended probabilities for a run of planes.
 
@@ -60,7 +65,12 @@ class SlabRing:
         # One plane more than a window: interpolation looks back one plane across a slab's edge.
         self.depth = min(windows.window[0] + 1, windows.shape[0])
         self.values = torch.zeros(channels, self.depth, *windows.shape[1:], device=device, dtype=dtype)
-        self._weight = torch.from_numpy(windows.weight_map).to(device).flatten()
+        weight = torch.from_numpy(windows.weight_map).to(device).flatten()
+        #: By how much the values are too large.
+        self.gain = _HALF_GAIN if dtype == torch.float16 else 1.0
+        if dtype == torch.float16:
+            weight = weight.clamp(min=_HALF_FLOOR).mul_(self.gain)
+        self._weight = weight
         self._block = block_voxels(channels, torch.get_num_threads(), device)
         self._buffer = torch.zeros(channels, self._block, device=device)
 

@@ -123,11 +123,15 @@ def everything(scene: SlicerScene, node: Any) -> list[tuple[Any, ...]]:
     return found
 
 
-def add_sequence(mrml: SlicerScene, frames: Mapping[str, Image], shown: int = 0) -> Any:
-    """Add a sequence of volumes in a browser of its own; return the volume that shows one of its frames."""
+def add_sequence(mrml: SlicerScene, frames: Mapping[str, Image], shown: int = 0, tolerance: float = 0.001) -> Any:
+    """Add a sequence of volumes in a browser of its own; return the volume that shows one of its frames.
+
+    `tolerance` is how close two index values may lie to be one.
+    """
     scene, logic = mrml.scene, mrml.slicer.vtkSlicerSequencesLogic()
     logic.SetMRMLScene(scene)
     sequence = scene.AddNewNodeByClass("vtkMRMLSequenceNode", "4D")
+    sequence.SetNumericIndexValueTolerance(tolerance)
     sequence.SetIndexName("time")
     sequence.SetIndexUnit("s")
     for value, image in frames.items():

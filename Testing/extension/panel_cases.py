@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,6 +12,8 @@ from typing import Any
 import pytest
 from host import Host, start
 from logic_cases import small_scan
+
+from bundles import bundle_of, random_dodnet
 
 #: Seconds after which a test gives up: the first run loads torch, which takes long on a computer that is busy.
 PATIENCE = 600.0
@@ -116,13 +117,15 @@ def _check_state(checked: bool) -> Any:
 
 
 @pytest.fixture(scope="module")
-def opened(random_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenPanel]:
+def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenPanel]:
     """The module, opened once for a file of tests, with the small model installed and its installation checked."""
     pytest.importorskip("slicer", reason="slicer-core is not installed")
     pytest.importorskip("PySide6", reason="PySide6 is not installed")
     folder = tmp_path_factory.mktemp("panel")
     models, cases = folder / "models", folder / "cases"
-    shutil.copytree(random_model, models / random_model.name)
+    models.mkdir()
+    # Its weights find liver, kidneys and spleen in the small scan, each asked for alone.
+    bundle_of(models / "random", "DoDNet", random_dodnet(seed=3))
     places = {"PARTIALSEG_MODELS": str(models), "PARTIALSEG_CASES": str(cases)}
     before = {name: os.environ.get(name) for name in places}
     os.environ |= places

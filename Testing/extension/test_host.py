@@ -109,7 +109,7 @@ def test_parameters_and_widgets_follow_each_other(panel: tuple[Any, Any], slicer
     parameters = parameterNodeWrapper(Parameters)(scene.AddNewNodeByClass("vtkMRMLScriptedModuleNode"))
     _, ui = panel
     node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "CT")
-    tag = parameters.connectGui(ui)
+    tag = parameters.connectParametersToGui({name: getattr(ui, name) for name in ("fine", "speed", "volume")})
     assert (ui.fine.checked, ui.speed.currentText) == (True, "fast")
     ui.fine.checked, ui.speed.currentIndex = False, 0
     ui.volume.setCurrentNode(node)

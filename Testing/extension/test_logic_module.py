@@ -86,7 +86,6 @@ def test_the_self_test_passes_as_slicer_runs_it(module: Any, slicer_app: Host) -
 
 def test_sample_data_offers_a_phantom_that_is_drawn_here(module: Any, slicer_app: Host) -> None:
     source = slicer_app.packages.samples["PartialSegPhantomCT"]
-    assert "uris" not in source
     (node,) = source["customDownloader"](source)
     values = slicer_app.slicer.util.arrayFromVolume(node)
     assert values.min() < -900

@@ -13,7 +13,7 @@ from mrml_cases import RIGID, add_sequence, add_transform, browse
 from worker_cases import blobs
 
 from PartialSegLib.bundle import ModelBundle
-from PartialSegLib.errors import ImageError
+from PartialSegLib.errors import ImageError, SegmentationError
 from PartialSegLib.images import Image
 from PartialSegLib.inference import Predictor
 from PartialSegSlicer.cases import maskOnVolume
@@ -65,7 +65,7 @@ def test_progress_says_which_frame_and_the_console_goes_on(logic: Any, shown: An
     )
     spin(logic, run)
     assert run.error is None
-    assert {"segment 1/3", "segment 2/3", "segment 3/3"} <= set(stages)
+    assert {"segment 1/3", "segment 2/3", "segment 3/3", "write"} <= set(stages)
 
 
 def test_a_run_that_is_cancelled_leaves_nothing(
@@ -101,6 +101,36 @@ def test_frames_that_are_removed_meanwhile_are_noticed(
     assert run.state == "failed"
     assert "added or removed during the run" in str(run.error)
     assert slicer_scene.scene.GetFirstNodeByClass("vtkMRMLSegmentationNode") is None
+
+
+def test_a_run_does_not_write_into_another_frame_and_undo_does_neither(
+    logic: Any, shown: Any, slicer_scene: SlicerScene, random_model: Path
+) -> None:
+    browser = slicer_scene.slicer.util.getNode("Browser")
+    run = logic.segment(shown, TASKS, model=str(random_model), device="cpu", onError=lambda error: None)
+    browse(slicer_scene, browser, 0)
+    spin(logic, run)
+    assert run.state == "failed"
+    assert "another frame of its sequence" in str(run.error)
+    assert slicer_scene.scene.GetFirstNodeByClass("vtkMRMLSegmentationNode") is None
+    made = logic.segmentSequence(shown, ["liver"], str(random_model), "cpu")
+    logic.segment(shown, ["spleen"], made.segmentationNode, str(random_model), "cpu")
+    browse(slicer_scene, browser, 2)
+    with pytest.raises(SegmentationError, match=r"on frame '0\.0'"):
+        logic.undoLastRun()
+    browse(slicer_scene, browser, 0)
+    logic.undoLastRun(discardEdits=True)
+    assert made.segmentationNode.GetSegmentation().GetSegment("spleen") is None
+
+
+def test_no_frame_is_lost_between_values_that_lie_close(
+    logic: Any, slicer_scene: SlicerScene, random_model: Path
+) -> None:
+    values = ("0", "0.0004", "0.0008")
+    proxy = add_sequence(slicer_scene, {value: blobs((32, 56, 60), seed) for seed, value in enumerate(values)}, 0, 1e-5)
+    result = logic.segmentSequence(proxy, ["liver"], str(random_model), "cpu")
+    assert tuple(result.frames) == values
+    assert result.sequenceNode.GetNumberOfDataNodes() == len(values)
 
 
 def test_a_volume_that_shows_no_sequence_is_refused(logic: Any, volume: Any, random_model: Path) -> None:

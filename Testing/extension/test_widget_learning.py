@@ -107,6 +107,18 @@ def test_a_model_is_learned_judged_and_kept_and_the_picker_has_it(corrected: Ope
     assert panel.settings.model != "random"
     assert not panel.shown("keepButton")
     panel.run()
+    # The same once more: its name is taken, and a person decides.
+    kept = panel.settings.model
+    panel.widget.panel.models.refresh("random")
+    panel.ui.fineTuneButton.click()
+    panel.until(lambda: not panel.logic.busy)
+    panel.host.dialogs.answer("Cancel")
+    panel.ui.keepButton.click()
+    assert panel.shown("keepButton")
+    panel.host.dialogs.answer("Ok")
+    panel.ui.keepButton.click()
+    panel.settle()
+    assert (panel.settings.model, panel.ui.modelSelector.count) == (kept, before + 1)
     panel.logic.removeModel(panel.settings.model)
     panel.widget.panel.models.refresh("random")
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from host import EXTENSION, Host
+from logic_cases import small_scan
 from panel_cases import KEYS, OpenPanel
 from worker_cases import alive
 
@@ -86,6 +87,29 @@ def test_a_device_of_another_computer_is_not_asked_for(panel: OpenPanel) -> None
     assert panel.settings.device == "auto"
     assert panel.ui.device.itemText(1) == "Processor (8.0 GB free)"
     assert "cuda:7" in panel.ui.logText.toPlainText()
+
+
+def test_a_device_that_a_scene_names_later_is_not_asked_for_either(panel: OpenPanel) -> None:
+    panel.until(lambda: panel.ui.device.count > 1 and "free" in panel.ui.device.itemText(1))
+    panel.settings.device = "cuda:7"
+    assert panel.settings.device == "auto"
+
+
+def test_leaving_the_module_disconnects_the_panel(panel: OpenPanel) -> None:
+    panel.widget.exit()
+    panel.settings.uncertainty = True
+    assert not panel.ui.uncertainty.checked
+    panel.widget.enter()
+    assert panel.ui.uncertainty.checked
+    panel.settings.uncertainty = False
+
+
+def test_a_label_map_is_no_scan_to_begin_with(panel: OpenPanel) -> None:
+    panel.host.mrml.scene.Clear()
+    panel.host.slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "labels")
+    scan = panel.host.mrml.add_volume(small_scan())
+    panel.widget.initializeParameterNode()
+    assert panel.settings.inputVolume is scan
 
 
 def test_the_choices_are_saved_with_the_scene(panel: OpenPanel, tmp_path: Path) -> None:

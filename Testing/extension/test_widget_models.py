@@ -43,6 +43,13 @@ def test_another_model_keeps_what_it_knows_of_the_selection(panel: OpenPanel) ->
     assert list(panel.settings.tasks) == ["spleen"]
 
 
+def test_a_model_that_a_scene_names_and_is_not_here_is_replaced(panel: OpenPanel) -> None:
+    panel.settings.model = "liver-of-another-hospital"
+    panel.settle()
+    assert panel.settings.model == panel.widget.panel.models.chosen()["name"]
+    assert "There is no model liver-of-another-hospital here" in panel.ui.logText.toPlainText()
+
+
 def test_a_model_is_imported_chosen_and_deleted(panel: OpenPanel, tmp_path: Path) -> None:
     folder = shared_model(panel, tmp_path / "sent", "sent", "Sent by a friend")
     panel.host.dialogs.answer(str(folder))

@@ -132,7 +132,7 @@ def test_apply_turns_into_cancel_and_the_scene_stays_as_it_was(panel: OpenPanel)
 def test_an_error_shows_its_hint_first_and_copies_diagnostics(panel: OpenPanel) -> None:
     panel.add_scan()
     panel.choose("liver")
-    panel.settings.model = "gone"
+    panel.settings.quality = "gone"
     panel.ui.applyButton.click()
     assert panel.shown("errorPanel")
     assert panel.ui.errorHint.text != panel.ui.errorMessage.text
@@ -143,6 +143,13 @@ def test_an_error_shows_its_hint_first_and_copies_diagnostics(panel: OpenPanel) 
     assert panel.shown("errorDetails")
     panel.ui.errorCloseButton.click()
     assert not panel.shown("errorPanel")
+    panel.settings.quality = "standard"
+
+
+def test_the_model_that_is_shown_is_used_in_an_empty_scene_too(panel: OpenPanel) -> None:
+    panel.scene.Clear(0)
+    panel.settle()
+    assert panel.settings.model == panel.widget.panel.models.chosen()["name"]
 
 
 def test_a_double_click_centers_every_slice_view(panel: OpenPanel) -> None:

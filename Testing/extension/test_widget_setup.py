@@ -101,6 +101,20 @@ def test_another_python_is_chosen_checked_and_given_up(first_day: OpenPanel) -> 
     assert panel.shown("setupBanner")
 
 
+def test_a_check_that_a_job_has_driven_away_is_made_after_it(panel: OpenPanel, tmp_path: Path) -> None:
+    panel.logic.close()
+    panel.ui.setupCheckButton.click()
+    nothing = tmp_path / "nothing.pth"
+    nothing.write_bytes(b"nothing")
+    failed: list[Any] = []
+    panel.logic.importModel(nothing, onError=failed.append)
+    panel.widget.panel.setup._context.wake()
+    panel.until(lambda: failed)
+    panel.until(lambda: panel.widget.panel.setup.ready)
+    panel.settle()
+    assert "Everything is there" in panel.ui.setupText.text
+
+
 def test_a_complete_installation_says_so_and_lists_the_devices(panel: OpenPanel) -> None:
     check(panel)
     assert "Everything is there" in panel.ui.setupText.text

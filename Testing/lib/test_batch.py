@@ -11,12 +11,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from batch_work import make_job, make_scans, work
 from dicom_factory import write_series
+from safetensors.torch import load_file
 
 from bundles import random_bundle
 from PartialSegLib import catalog, cli
@@ -140,6 +142,16 @@ def test_a_marker_counts_while_nothing_has_changed(tmp_path: Path, change: str) 
         path = marker_path(job, scan)
         path.write_text(path.read_text()[:-40])
     assert read_marker(job, scan) is None
+
+
+def test_a_model_that_prepares_images_or_masks_otherwise_makes_another_job(tmp_path: Path) -> None:
+    first = random_bundle(tmp_path / "first")
+    card = first.card
+    finer = replace(card, preprocessing=replace(card.preprocessing, spacing=(1.0, 1.0, 1.0)), weights={})
+    second = ModelBundle.create(tmp_path / "second", finer, load_file(first.folder / "weights.safetensors"))
+    jobs = [BatchJob.of(bundle, tmp_path / "out", ("liver",)) for bundle in (first, second)]
+    assert first.card.weights["sha256"] == second.card.weights["sha256"]
+    assert jobs[0].digest != jobs[1].digest
 
 
 def test_device_and_threads_do_not_make_another_job(tmp_path: Path) -> None:

@@ -119,6 +119,19 @@ def exported(probabilities: np.ndarray, grid: NetworkGrid, windows: WindowGrid) 
     return masks
 
 
+def test_half_precision_loses_no_voxel_in_the_corners_of_windows() -> None:
+    windows = WindowGrid.over((64, 96, 96), (64, 64, 64), 0.5)
+    rings = [SlabRing(1, windows, torch.device("cpu"), dtype) for dtype in (torch.float16, torch.float32)]
+    for _, starts in windows.rows():
+        for start in starts:
+            for ring in rings:
+                ring.add(start, Given(torch.full((1, *windows.window), 0.4)), 1 / 8)
+    half, single = (ring.values.float() / ring.gain for ring in rings)
+    assert (half > 0).all()
+    inside = single > 1e-4
+    assert torch.allclose(half[inside], single[inside], rtol=2e-3)
+
+
 @pytest.mark.parametrize("turned", [0, 1, 2])
 @pytest.mark.parametrize("vector", ["export_order1_sepz", "export_order1_3d"])
 @pytest.mark.parametrize("window", [(8, 16, 16), (17, 41, 16), (40, 12, 33)])

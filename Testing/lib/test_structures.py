@@ -228,6 +228,18 @@ CONTRADICTIONS: dict[str, tuple[Change, str]] = {
         lambda space: space["tasks"][0]["rules"].append({"op": "inside", "structure": "liver", "other": "heart"}),
         "heart",
     ),
+    "rule of two with one": (
+        lambda space: space["tasks"][0]["rules"].append({"op": "inside", "structure": "liver"}),
+        "'other' = None",
+    ),
+    "rule of one with two": (
+        lambda space: space["tasks"][0]["rules"].append({"op": "close", "structure": "liver", "other": "liver_tumor"}),
+        "'other' = liver_tumor",
+    ),
+    "rule that keeps none": (
+        lambda space: space["tasks"][0]["rules"].append({"op": "keep_largest", "structure": "liver", "count": 0}),
+        "count = 0|'count'|minimum",
+    ),
     "rule with an unknown field": (
         lambda space: space["tasks"][0]["rules"].append({"op": "add", "structure": "liver", "voxels": 3}),
         "voxels",

@@ -120,6 +120,15 @@ def test_a_training_may_be_made_longer(tmp_path: Path) -> None:
     load_checkpoint(new_state(longer, CPU), longer, tmp_path / "checkpoint.pt")
 
 
+def test_a_training_that_began_without_scaled_gradients_goes_on_with_them(tmp_path: Path) -> None:
+    recipe = short_recipe()
+    save_checkpoint(new_state(recipe, CPU), recipe, tmp_path / "checkpoint.pt")
+    state = new_state(recipe, CPU)
+    state.scaler = torch.amp.GradScaler("cpu", enabled=True)
+    load_checkpoint(state, recipe, tmp_path / "checkpoint.pt")
+    assert state.scaler.is_enabled()
+
+
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04"])
 def test_a_damaged_checkpoint_is_named(tmp_path: Path, content: bytes) -> None:
     recipe, path = short_recipe(), tmp_path / "checkpoint.pt"

@@ -6,6 +6,7 @@ import argparse
 import csv
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +23,7 @@ from PartialSegLib.segmentation import Segmentation
 from PartialSegLib.segmentationfiles import write_segmentation
 from PartialSegLib.structures import LabelSpace, catalogue
 from PartialSegTraining import evaluation
-from PartialSegTraining.cases import Case, read_mask_folders
+from PartialSegTraining.cases import Case, MaskFiles, read_mask_folders
 from PartialSegTraining.evaluation import find_pairs, score_model
 from PartialSegTraining.scoretable import CaseScores, ScoreTable, Summary
 
@@ -123,6 +124,15 @@ def test_a_witness_sees_what_is_scored(collection: Path) -> None:
     cases = read_mask_folders(collection / "test", MOTS)
     assert len(list(score_model(Oracle(), cases, witness=witness))) == 2  # type: ignore[arg-type]
     assert seen == [("case_1", 5 * 8 * 8, 8), ("case_2", 5 * 8 * 8, 0)]
+
+
+def test_what_a_model_does_not_know_is_left_out(collection: Path) -> None:
+    cases = read_mask_folders(collection / "test", MOTS)
+    files = cases[0].annotation.files[0]
+    known = replace(cases[0], annotation=MaskFiles((("liver", files), ("gallbladder", files))))
+    strange = replace(cases[1], annotation=MaskFiles((("gallbladder", files),)))
+    (scores,) = score_model(Oracle(), [known, strange])  # type: ignore[arg-type]
+    assert [score.key for score in scores.scores] == ["liver"]
 
 
 def test_the_command_runs_a_model_over_a_collection(

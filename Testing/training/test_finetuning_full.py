@@ -86,6 +86,19 @@ def test_an_interrupted_run_goes_on_and_ends_as_if_it_had_not_been(parent: Model
     ).read_bytes()
 
 
+def test_a_finished_run_leaves_nothing_to_go_on_from_and_an_unfinished_one_fits_its_cases_alone(
+    parent: ModelBundle, tmp_path: Path
+) -> None:
+    tuned(parent, tmp_path / "cases", tmp_path / "out")
+    assert not (tmp_path / "out" / "checkpoint.pt").exists()
+    monitor = Monitor(lambda progress: monitor.cancel() if (progress.stage, progress.done) == ("train", 3) else None)
+    with pytest.raises(CancelledError, match="to go on"):
+        tuned(parent, tmp_path / "again", tmp_path / "stopped", monitor)
+    other = case(tmp_path / "other", ("liver",), 7)
+    with pytest.raises(CollectionError, match=r"checkpoint\.pt was made by another.*\n?.*empty folder"):
+        finetune(parent, [other], tmp_path / "stopped", mode="full", device="cpu", options=SHORT)
+
+
 def test_the_head_learns_first_then_the_network_warms_up(parent: ModelBundle, tmp_path: Path) -> None:
     heard: list[FineTuneEvent] = []
     only = case(tmp_path / "case", ("liver",), 0)

@@ -145,6 +145,12 @@ def test_a_log_tells_of_losses_and_validations_and_a_cut_line_is_ignored(run_fol
     content = "".join(section.html() for section in sections(run, None, None, None))
     for words in ("bce", "Learning rate", "liver_tumor", "Mean of all structures", "name a collection"):
         assert words in content
+    assert "waiting" not in content
+
+
+def test_a_training_that_has_made_no_line_yet_has_no_charts(tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_text('{"step": 0, "validation": {}, "mean_dice": 0.0}\n')
+    assert sections(Run.read(tmp_path), None, None, None)
 
 
 def test_a_folder_without_a_log_is_refused(tmp_path: Path) -> None:

@@ -174,6 +174,13 @@ def test_a_restarted_training_ignores_the_checkpoint(tmp_path: Path) -> None:
     assert losses[0] == losses[1]
 
 
+def test_a_restarted_training_has_no_best_model_of_the_one_before(tmp_path: Path) -> None:
+    collection, recipe = write_collection(tmp_path / "collection", cases=2), short_recipe(2)
+    watched = replace(recipe, monitoring=replace(recipe.monitoring, validation_cases=1, validate_every=1))
+    assert train(watched, collection, tmp_path / "run", device="cpu").best is not None
+    assert train(recipe, collection, tmp_path / "run", device="cpu", resume=False).best is None
+
+
 def test_training_lowers_the_loss(tmp_path: Path) -> None:
     recipe = replace(short_recipe(30, learning_rate=5e-3), augmentation=type(tiny_recipe().augmentation)())
     recipe = replace(recipe, sampling=replace(recipe.sampling, batch=7, foreground=1.0, coarse=0.0))
@@ -311,6 +318,9 @@ def test_a_training_can_begin_with_an_existing_model_and_says_so(tmp_path: Path)
     child = ModelBundle.open(train(recipe, collection, tmp_path / "second", device="cpu", initial=parent).bundle)
     assert child.card.provenance["parent"]["sha256"] == parent.card.weights["sha256"]
     assert not same_weights(child.load_network(), parent.load_network())
+    # Whoever goes on need not say again what it began with.
+    longer = ModelBundle.open(train(short_recipe(steps=2), collection, tmp_path / "second", device="cpu").bundle)
+    assert longer.card.provenance["parent"] == child.card.provenance["parent"]
 
 
 def test_a_model_of_another_network_is_no_beginning(tmp_path: Path) -> None:

@@ -81,6 +81,13 @@ def test_held_out_cases_are_not_trained_on() -> None:
     assert split_cases(training, SPACE, 1) == (training, [])
 
 
+def test_a_case_of_two_tasks_is_not_held_out_when_one_of_them_has_no_other() -> None:
+    cases = [cached_case("a", ("liver",)), cached_case("b", ("liver", "spleen"))]
+    training, held_out = split_cases(cases, SPACE, 1)
+    assert [case.name for case in training] == ["b"]
+    assert [case.name for case in held_out] == ["a"]
+
+
 @pytest.mark.parametrize("windows", [0, 2], ids=["whole cases", "windows"])
 def test_validation_is_perfect_for_a_network_that_knows_the_truth(windows: int) -> None:
     recipe = watched(validation_windows=windows)

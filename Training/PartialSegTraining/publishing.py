@@ -24,8 +24,6 @@ def write_bundle(
     recipe: Recipe,
     cases: Sequence[CachedCase],
     folder: Path,
-    *,
-    parent: ModelBundle | None = None,
 ) -> Path:
     """Write the averaged weights of a training as a bundle; an older one in `folder` is replaced.
 
@@ -39,8 +37,6 @@ def write_bundle(
         It was trained on.
     folder : Path
         Of the bundle.
-    parent : ModelBundle, optional
-        Whose weights the training began with.
     """
     card = Card(
         name=recipe.name,
@@ -55,16 +51,14 @@ def write_bundle(
         preprocessing=recipe.preprocessing,
         window=recipe.sampling.window,
         mirror_axes=tuple(axis for axis, chance in enumerate(recipe.augmentation.mirror) if chance > 0),
-        provenance=provenance(state, recipe, cases, parent),
+        provenance=provenance(state, recipe, cases),
     )
     folder.parent.mkdir(parents=True, exist_ok=True)
     ModelBundle.create(folder, card, state.average.state_dict())
     return folder
 
 
-def provenance(
-    state: TrainingState, recipe: Recipe, cases: Sequence[CachedCase], parent: ModelBundle | None = None
-) -> dict[str, Any]:
+def provenance(state: TrainingState, recipe: Recipe, cases: Sequence[CachedCase]) -> dict[str, Any]:
     """Return what the card says about the training: recipe, length and which cases annotated what."""
     annotated = {
         task.key: sum(bool(set(task.structures).intersection(case.structures)) for case in cases)
@@ -81,11 +75,11 @@ def provenance(
         "phantoms": None if recipe.phantoms is None else asdict(recipe.phantoms),
         "phantom_generator": None if recipe.phantoms is None else GENERATOR_VERSION,
         "torch": torch.__version__,
-        "parent": None if parent is None else _ancestor(parent),
+        "parent": state.parent,
     }
 
 
-def _ancestor(bundle: ModelBundle) -> dict[str, Any]:
+def ancestor(bundle: ModelBundle) -> dict[str, Any]:
     """Return which model a training began with, and where that one came from."""
     card = bundle.card
     return {"name": card.name, "version": card.version, "sha256": card.weights["sha256"], **dict(card.provenance)}

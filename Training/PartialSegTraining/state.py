@@ -64,6 +64,7 @@ class TrainingState:
     validated: int = 0
     best_step: int = 0
     best_dice: float = -1.0
+    parent: dict[str, Any] | None = None
 
     def note_validation(self, mean_dice: float) -> bool:
         """Remember a validation of the present weights and return whether no earlier one was as good."""
@@ -114,14 +115,23 @@ def start_from(state: TrainingState, recipe: Recipe, bundle: ModelBundle) -> Non
     BundleError
         When its weights are damaged.
     """
-    card = bundle.card
-    mine = build_network(recipe.network.name, recipe.network.parameters, recipe.tasks)
-    theirs = bundle.load_network()
-    if isinstance(mine, KiTS21) and isinstance(theirs, KiTS21Pretraining) and _same_backbone(mine, theirs):
+    theirs = fitting_network(recipe, bundle)
+    if isinstance(theirs, KiTS21Pretraining) and isinstance(state.network, KiTS21):
         for network in (state.network, state.average):
             assert isinstance(network, KiTS21)
             network.backbone.load_state_dict(theirs.backbone.state_dict())
         return
+    state.network.load_state_dict(theirs.state_dict())
+    state.average.load_state_dict(theirs.state_dict())
+
+
+def fitting_network(recipe: Recipe, bundle: ModelBundle) -> PartialLabelNetwork:
+    """Return the network of a model that a training by this recipe can begin with; errors as :func:`start_from`."""
+    card = bundle.card
+    mine = build_network(recipe.network.name, recipe.network.parameters, recipe.tasks)
+    theirs = bundle.load_network()
+    if isinstance(mine, KiTS21) and isinstance(theirs, KiTS21Pretraining) and _same_backbone(mine, theirs):
+        return theirs
     if type(mine) is not type(theirs) or mine.parameters_ != theirs.parameters_:
         raise CollectionError(
             f"Model '{card.name}' is another network than that of recipe '{recipe.name}'.",
@@ -131,8 +141,7 @@ def start_from(state: TrainingState, recipe: Recipe, bundle: ModelBundle) -> Non
         raise CollectionError(
             f"Model '{card.name}' knows other tasks than recipe '{recipe.name}'.", "Use the same label space."
         )
-    state.network.load_state_dict(theirs.state_dict())
-    state.average.load_state_dict(theirs.state_dict())
+    return theirs
 
 
 def _same_backbone(network: KiTS21, pretrained: KiTS21Pretraining) -> bool:
@@ -155,6 +164,7 @@ def save_checkpoint(state: TrainingState, recipe: Recipe, path: Path) -> None:
         "average": {} if state.average is state.network else state.average.state_dict(),
         "optimizer": state.optimizer.state_dict(),
         "scaler": state.scaler.state_dict(),
+        "parent": state.parent,
         "validation": {"step": state.validated, "best_step": state.best_step, "best_dice": state.best_dice},
     }
     try:
@@ -169,8 +179,21 @@ def save_checkpoint(state: TrainingState, recipe: Recipe, path: Path) -> None:
         ) from error
 
 
-def load_checkpoint(state: TrainingState, recipe: Recipe, path: Path) -> None:
+def load_checkpoint(
+    state: TrainingState, recipe: Recipe, path: Path, hint: str = "Start again with '--restart'."
+) -> None:
     """Restore a state from a checkpoint.
+
+    Parameters
+    ----------
+    state : TrainingState
+        New, of the recipe.
+    recipe : Recipe
+        Has to be that of the checkpoint, but for what its digest leaves out.
+    path : Path
+        The file.
+    hint : str
+        What to do with one that cannot be used.
 
     Raises
     ------
@@ -182,19 +205,21 @@ def load_checkpoint(state: TrainingState, recipe: Recipe, path: Path) -> None:
         document = torch.load(path, map_location=device, weights_only=True)
         version, digest = document["version"], document["recipe"]
     except (OSError, EOFError, RuntimeError, KeyError, TypeError, pickle.UnpicklingError) as error:
-        raise CollectionError(f"{path} is no readable checkpoint.", "Start again with '--restart'.") from error
+        raise CollectionError(f"{path} is no readable checkpoint.", hint) from error
     if version != _VERSION:
         raise CollectionError(f"{path} is a checkpoint of version {version}.", f"This is version {_VERSION}.")
     if digest != recipe.digest:
         raise CollectionError(
-            f"{path} was made by another recipe than '{recipe.name}'.",
-            "Go on with the recipe it was made by, or start again with '--restart'.",
+            f"{path} was made by another recipe than '{recipe.name}'.", f"Go on with what it was made by. {hint}"
         )
     state.network.load_state_dict(document["network"])
     if state.average is not state.network:
         state.average.load_state_dict(document["average"])
     state.optimizer.load_state_dict(document["optimizer"])
-    state.scaler.load_state_dict(document["scaler"])
+    if document["scaler"]:
+        # A training that began without a scaler, on a CPU, goes on with a new one.
+        state.scaler.load_state_dict(document["scaler"])
+    state.parent = document.get("parent")
     state.step = int(document["step"])
     # Checkpoints from before the best validation was kept begin with none.
     validation = document.get("validation", {"step": state.step, "best_step": state.step, "best_dice": -1.0})

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -36,10 +37,10 @@ from PartialSegTraining.losses import LOSSES, LossTerms, SegmentationLoss, make_
 from PartialSegTraining.mining import with_hard_negatives
 from PartialSegTraining.objective import Objective
 from PartialSegTraining.placement import place_cases
-from PartialSegTraining.publishing import write_bundle
+from PartialSegTraining.publishing import ancestor, write_bundle
 from PartialSegTraining.recipe import Recipe
 from PartialSegTraining.schedules import rates
-from PartialSegTraining.state import TrainingState, load_checkpoint, new_state, start_from
+from PartialSegTraining.state import TrainingState, fitting_network, load_checkpoint, new_state, start_from
 from PartialSegTraining.validation import make_validator, split_cases
 
 __all__ = ["Trainer", "TrainingResult", "choose_device", "run", "train"]
@@ -242,15 +243,21 @@ def train(
         trainer = Trainer(recipe, training, chosen, processes)
         validator = make_validator(held_out, recipe, chosen, processes)
         state, checkpoint = trainer.state, output / CHECKPOINT
+        last, best = output / recipe.name, output / f"{recipe.name}-best"
+        if not resume and processes.first:
+            # What is left of an earlier training is not this one's, whenever this one is stopped.
+            checkpoint.unlink(missing_ok=True)
+            shutil.rmtree(best, ignore_errors=True)
         if resume and checkpoint.is_file():
             load_checkpoint(state, recipe, checkpoint)
+            _require_same_parent(state, recipe, initial)
         elif initial is not None:
             start_from(state, recipe, initial)
+            state.parent = ancestor(initial)
         processes.check_same(state.step, f"step that {checkpoint} is of")
-        last, best = output / recipe.name, output / f"{recipe.name}-best"
 
         def publish(bundle: Path) -> None:
-            write_bundle(state, recipe, training, bundle, parent=initial)
+            write_bundle(state, recipe, training, bundle)
 
         try:
             with kept_memory(chosen):
@@ -271,7 +278,7 @@ def train(
         last,
         state.step,
         recipe.optimization.total_steps,
-        best if best.is_dir() else None,
+        best if state.best_dice >= 0.0 and best.is_dir() else None,
         ended_early(state, recipe),
     )
 
@@ -308,12 +315,24 @@ def _with_hard_negatives(
             f"Recipe '{recipe.name}' trains on hard negatives, which are the mistakes of a model.",
             "Name the model to begin with: --initial MODEL.",
         )
+    fitting_network(recipe, model)
     if not processes.first:
         processes.wait()
     found = with_hard_negatives(cases, recipe, model, device, output / "hard", monitor)
     if processes.first:
         processes.wait()
     return found
+
+
+def _require_same_parent(state: TrainingState, recipe: Recipe, initial: ModelBundle | None) -> None:
+    """Refuse to go on with the hard negatives of another model: they decide which windows are drawn."""
+    if initial is None or state.parent is None or not any(recipe.sampling.hard.values()):
+        return
+    if initial.card.weights["sha256"] != state.parent["sha256"]:
+        raise CollectionError(
+            f"The training began with another model '{state.parent['name']}' than '{initial.card.name}'.",
+            "Name the same --initial again, or start again with '--restart'.",
+        )
 
 
 def _mean_terms(parts: Sequence[LossTerms]) -> LossTerms:

@@ -52,7 +52,8 @@ def split_cases(
 ) -> tuple[list[CachedCase], list[CachedCase]]:
     """Hold out the last cases of each task.
 
-    A task always keeps a case to train on. Training and held-out cases are disjoint.
+    A task always keeps a case to train on, also where cases annotate several tasks. Training and
+    held-out cases are disjoint.
 
     Returns
     -------
@@ -60,9 +61,15 @@ def split_cases(
         In the order of `cases`.
     """
     chosen: set[str] = set()
-    for task in space.tasks:
-        names = [case.name for case in cases if set(task.structures).intersection(case.structures)]
-        chosen.update(names[max(1, len(names) - held_out) :] if held_out else ())
+    members = [
+        [case.name for case in cases if set(task.structures).intersection(case.structures)] for task in space.tasks
+    ]
+    for names in members:
+        for name in reversed(names):
+            if len(chosen.intersection(names)) >= held_out:
+                break
+            if all(name not in others or set(others) - chosen - {name} for others in members):
+                chosen.add(name)
     return (
         [case for case in cases if case.name not in chosen],
         [case for case in cases if case.name in chosen],

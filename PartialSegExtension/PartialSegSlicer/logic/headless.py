@@ -191,13 +191,13 @@ class HeadlessLogic(SegmentingLogic):
         WorkerError
             When a model of its name is installed and is not to be replaced; it then goes on waiting.
         """
-        requireUndecided(self.session, outcome)
+        requireUndecided(outcome)
         answer = self.session.finish(self.session.ask(Question("keep", KeepParameters(str(outcome.bundle), overwrite))))
         return str(answer["model"])
 
     def discardModel(self, outcome: FineTuneOutcome) -> None:
         """Delete a new model; :class:`SegmentationError` when it does not wait for a decision any more."""
-        requireUndecided(self.session, outcome)
+        requireUndecided(outcome)
         self.session.finish(self.session.ask(Question("discard", DiscardParameters(str(outcome.bundle)))))
 
     # ---- setup

@@ -16,7 +16,6 @@ from PartialSegSlicer.logic.casestore import CaseStore, TrainingCase
 from PartialSegSlicer.logic.errors import SettingError
 from PartialSegSlicer.logic.jobs import Listeners
 from PartialSegSlicer.logic.questions import Question
-from PartialSegSlicer.logic.session import Session
 from PartialSegWorker.finetunework import FineTuneParameters
 from PartialSegWorker.protocol import Message
 
@@ -152,18 +151,18 @@ class FineTuneJob(Question):
         )
 
 
-def requireUndecided(session: Session, outcome: FineTuneOutcome) -> None:
+def requireUndecided(outcome: FineTuneOutcome) -> None:
     """Refuse a model that nobody can decide on any more.
 
     Raises
     ------
     SegmentationError
-        When it was kept or discarded, or the session that made it was closed.
+        When it was kept or discarded, or the session that made it was closed: its folder is gone then.
     """
-    if not outcome.bundle.is_dir() or not session.running:
+    if not outcome.bundle.is_dir():
         raise SegmentationError(
             f"The model '{outcome.name}' does not wait for a decision any more.",
-            "It was kept or discarded, or the worker was ended since: fine-tune again.",
+            "It was kept or discarded, or the module was closed since: fine-tune again.",
         )
 
 

@@ -58,7 +58,8 @@ def listModels() -> dict[str, Any]:
     -------
     dict
         ``model_folder``; ``models``, as the worker's request of this name gives them, each structure
-        with its ``color`` (0 to 255) and its ``codes`` as well; ``downloads``.
+        with its ``color`` (0 to 255) and its ``codes`` as well; ``default``, the name of the one that is
+        used when none is chosen; ``downloads``.
 
     Raises
     ------
@@ -76,8 +77,17 @@ def listModels() -> dict[str, Any]:
     return {
         "model_folder": str(catalog.model_folder()),
         "models": listed,
+        "default": _default(),
         "downloads": [describe_download(entry) for entry in downloads.available()],
     }
+
+
+def _default() -> str:
+    """Return the name of the model that is used when none is chosen; empty when there is none."""
+    try:
+        return catalog.find(None).card.name
+    except BundleError:
+        return ""
 
 
 def describeRemoval(name: str) -> str:

@@ -71,6 +71,8 @@ class SegmentResult:
         Sentences that the user should read.
     created : bool
         Whether the run made the segmentation node.
+    frame : str
+        Index value of the frame of a sequence that the segmentation showed; empty when it shows none.
     """
 
     segmentationNode: Any
@@ -80,6 +82,7 @@ class SegmentResult:
     uncertaintyNode: Any = None
     notes: tuple[str, ...] = ()
     created: bool = False
+    frame: str = ""
 
     def byUncertainty(self) -> tuple[StructureRow, ...]:
         """Return the rows that can be reviewed, the most uncertain first; without uncertainty, in order."""

@@ -15,6 +15,7 @@ from typing import Any
 
 from PartialSegLib import catalog
 from PartialSegLib.bundle import ModelBundle
+from PartialSegLib.errors import ImageError
 from PartialSegLib.imagefiles import read_volume
 from PartialSegLib.images import Geometry
 from PartialSegLib.segmentationfiles import read_segmentation
@@ -27,6 +28,7 @@ from PartialSegSlicer.logic.settings import chosenTasks, overlapNamed, presetOf
 from PartialSegSlicer.logic.uncertainty import showUncertainty
 from PartialSegSlicer.logic.watching import SceneWatch
 from PartialSegSlicer.logic.writer import RunWriter
+from PartialSegSlicer.sequences import shownFrame
 from PartialSegSlicer.volumes import geometryFromVolumeNode
 from PartialSegWorker.errors import WorkerError
 from PartialSegWorker.parameters import SegmentParameters
@@ -107,8 +109,7 @@ class SegmentRun(Job[SegmentResult]):
         self._files: list[Path] = []
         self._geometry: Geometry | None = None
         self._bundle: ModelBundle | None = None
-        self._doubt = ""
-        self._lost = ""
+        self._doubt = self._frame = self._lost = ""
 
     def prepare(self, session: Session) -> None:
         """Check volume, model, tasks, segmentation and region."""
@@ -132,6 +133,7 @@ class SegmentRun(Job[SegmentResult]):
         self._files = [output, uncertainty]
         nodes = [self._volumeNode, *([self.writer.node] if self.writer.node is not None else [])]
         self._watch = SceneWatch(nodes, self._lose)
+        self._frame = shownFrame(self._volumeNode)
         self._request = session.client.request(
             "segment",
             requestOf(
@@ -190,6 +192,7 @@ class SegmentRun(Job[SegmentResult]):
             return
         rows: tuple[StructureRow, ...] = ()
         with self.step():
+            self._requireFrame()
             made = self.writer.node is None
             rows = self.writer.write(read_segmentation(event["output"], geometry=self._geometry))
             if made and self._watch is not None:
@@ -216,6 +219,7 @@ class SegmentRun(Job[SegmentResult]):
 
     def _shown(self, answer: Message) -> SegmentResult:
         """Write what the worker found into the scene."""
+        self._requireFrame()
         segmentation = read_segmentation(answer["output"], geometry=self._geometry)
         self.writer.write(segmentation)
         node = None
@@ -227,7 +231,17 @@ class SegmentRun(Job[SegmentResult]):
         write = self.writer.report()
         rows = tuple(self.writer.rows[key] for key in segmentation.keys)
         notes = notesOf(rows, write, self._doubt)
-        return SegmentResult(self.writer.node, rows, answer["report"], write, node, notes, self.writer.created)
+        frame = shownFrame(self.writer.node)
+        return SegmentResult(self.writer.node, rows, answer["report"], write, node, notes, self.writer.created, frame)
+
+    def _requireFrame(self) -> None:
+        """Refuse to write into another frame of a sequence than the one that was segmented."""
+        if shownFrame(self._volumeNode) != self._frame:
+            raise ImageError(
+                f"'{self._volumeNode.GetName()}' shows another frame of its sequence now: the result is that of frame "
+                f"'{self._frame}'.",
+                "Show that frame, and run again.",
+            )
 
 
 __all__ = ["RunSettings", "SegmentRun", "requestOf"]

@@ -6,6 +6,7 @@ the same volume must find the same file. Files lie in the private folder and hol
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,9 @@ class ScanFiles:
     def _forget(self) -> None:
         """Delete the file of another volume: voxels stay nowhere longer than they are needed."""
         if self._scan is not None:
-            self._scan.file.unlink(missing_ok=True)
+            # Windows deletes no file that the worker reads just now; it goes with the private folder.
+            with suppress(OSError):
+                self._scan.file.unlink(missing_ok=True)
         self._state = self._scan = None
 
 

@@ -6,6 +6,7 @@ nothing in it.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
@@ -32,7 +33,7 @@ from PartialSegSlicer.logic.watching import SceneWatch
 from PartialSegSlicer.logic.writer import RunWriter
 from PartialSegSlicer.nodes import createSegmentationNode
 from PartialSegSlicer.sequences import VolumeSequence, browseTogether, likeSequence, requireSequence
-from PartialSegSlicer.volumes import geometryFromVolumeNode, imagesFromSequence
+from PartialSegSlicer.volumes import geometriesOfSequence, geometryFromVolumeNode, imagesFromSequence
 from PartialSegWorker.errors import WorkerError
 from PartialSegWorker.protocol import Message
 from PartialSegWorker.request import Request
@@ -102,6 +103,9 @@ class SequenceRun(Job[SequenceResult]):
         self._found: dict[str, Segmentation] = {}
         self._made: list[Any] = []
         self._seconds: Counter[str] = Counter()
+        self._all: tuple[str, ...] = ()
+        self._started = 0.0
+        self._writing: Iterator[SequenceResult | None] | None = None
         self._doubt = self._lost = ""
 
     def prepare(self, session: Session) -> None:
@@ -114,26 +118,47 @@ class SequenceRun(Job[SequenceResult]):
         self._bundle.card.label_space.select(chosenTasks(self._settings.tasks))
         if self._region is not None:
             boxOfRegion(self._region, self._geometry)
+        transform = self._volumeNode.GetParentTransformNode()
+        for value, geometry in geometriesOfSequence(self._volumes.sequenceNode, transform):
+            if not geometry.matches(self._geometry):
+                name = self._volumeNode.GetName()
+                raise ImageError(
+                    f"Frame '{value}' of '{name}' lies on another grid than the frame that is shown.",
+                    "Resample all frames to one grid, or segment each alone.",
+                )
 
     def begin(self, session: Session) -> None:
         """Send the first frame."""
         volumes = self._volumes
         assert volumes is not None
+        self._all, self._started = volumes.values, time.monotonic()
         nodes = [volumes.volumeNode, volumes.sequenceNode, volumes.browserNode]
         self._watch = SceneWatch(nodes, self._lose)
         self._images = imagesFromSequence(volumes.sequenceNode, volumes.volumeNode.GetParentTransformNode())
         self._next()
 
     def cancel(self) -> None:
-        """Ask the worker to stop before its next window."""
-        if self._session is not None and self._request is not None and not self.ended:
-            self._session.client.cancel(self._request)
+        """Ask the worker to stop before its next window; what is being written is taken back."""
+        if self.ended:
+            return
+        if self._writing is not None:
+            self.abandon("Stopped by the user.")
+        else:
+            self._stop()
 
     def look(self) -> None:
         """End at once when the sequence is gone; the worker stops by itself."""
         if self._lost and not self.ended:
-            self.cancel()
+            self._stop()
             self.abandon(f"{self._lost} The run was stopped.")
+        if self._writing is None or self.ended:
+            return
+        # A frame at a time: Slicer has to stay responsive, and Cancel to work.
+        result = None
+        with self.step():
+            result = next(self._writing)
+        if result is not None:
+            self.succeed(result)
 
     def release(self, *, succeeded: bool) -> None:
         """Stop watching, delete the files, and take back an unfinished result."""
@@ -145,6 +170,11 @@ class SequenceRun(Job[SequenceResult]):
                 if node.GetScene() is not None:
                     node.GetScene().RemoveNode(node)
 
+    def _stop(self) -> None:
+        """Tell the worker that nobody waits for its answer."""
+        if self._session is not None and self._request is not None:
+            self._session.client.cancel(self._request)
+
     def _forget(self) -> None:
         """Delete the files of a frame: voxels stay nowhere longer than they are needed."""
         for file in self._files:
@@ -154,20 +184,15 @@ class SequenceRun(Job[SequenceResult]):
     def _lose(self, sentence: str) -> None:
         self._lost = self._lost or sentence
 
-    def _next(self) -> SequenceResult | None:
-        """Send the next frame; after the last one, show what was found in all and return it."""
+    def _next(self) -> None:
+        """Send the next frame; after the last one, begin to show what was found."""
         frame = next(self._images, None)
         if frame is None:
-            return self._shown()
+            self._writing = self._written()
+            return
         value, image = frame
         assert self._session is not None
         assert self._bundle is not None
-        assert self._geometry is not None
-        if not image.geometry.matches(self._geometry):
-            raise ImageError(
-                f"Frame '{value}' of '{self._volumeNode.GetName()}' lies on another grid than the frame that is shown.",
-                "Resample all frames to one grid (module Resample Scalar/Vector/DWI Volume), or segment each alone.",
-            )
         if not self._found:
             self._doubt = modalityDoubt(image, self._bundle.card.modality, self._volumeNode.GetName())
         self._forget()
@@ -180,13 +205,16 @@ class SequenceRun(Job[SequenceResult]):
             failed=self._failed,
             progress=self._progress,
         )
-        return None
 
     def _progress(self, progress: Progress) -> None:
-        """Tell of the frame, and how many there are."""
-        assert self._volumes is not None
-        stage = f"{progress.stage} {len(self._found) + 1}/{len(self._volumes.values)}"
-        self.report(Progress(stage, progress.done, progress.total, progress.seconds_left, progress.unit))
+        """Tell of the frame, and of the time that all of them take."""
+        done, frames = len(self._found), len(self._all)
+        stage, left = f"{progress.stage} {done + 1}/{frames}", progress.seconds_left
+        if left is not None:
+            each = (time.monotonic() - self._started + left) / (done + 1)
+            left += each * (frames - done - 1)
+        total = progress.total
+        self.report(Progress(stage, done * total + progress.done, frames * total, left, progress.unit))
 
     def _failed(self, error: WorkerError) -> None:
         self.look()
@@ -196,33 +224,34 @@ class SequenceRun(Job[SequenceResult]):
         self.look()
         if self.ended:
             return
-        result = None
         with self.step():
             self._found[value] = read_segmentation(answer["output"], geometry=self._geometry)
             self._seconds.update(answer["report"]["seconds"])
-            result = self._next()
-        if result is not None:
-            self.succeed(result)
+            self._next()
 
-    def _shown(self) -> SequenceResult:
-        """Put the segmentations of all frames into the scene."""
+    def _written(self) -> Iterator[SequenceResult | None]:
+        """Put the segmentations of all frames into the scene, a frame at each step; the last step has the result."""
         assert self._volumes is not None
         if tuple(self._found) != self._volumes.values:
             name = self._volumes.sequenceNode.GetName()
             raise ImageError(f"Frames of '{name}' were added or removed during the run.", "Run again.")
         sequence, node = likeSequence(self._volumes), createSegmentationNode(self._volumeNode)
         self._made += [node, sequence]
+        if self._watch is not None:
+            self._watch.add(node)
         frames = {}
         for value, segmentation in self._found.items():
             rows = RunWriter(self._volumeNode, node).write(segmentation)
             frames[value] = tuple(replace(row, status="new" if row.voxels else "empty") for row in rows)
             sequence.SetDataNodeAtValue(node, value)
+            self.report(Progress("write", len(frames), len(self._found), None))
+            yield None
         shown = self._volumes.values[self._volumes.shown]
         RunWriter(self._volumeNode, node).write(self._found[shown])
         browseTogether(self._volumes, sequence, node)
         summary = f"{len(frames)} frames were segmented; the table is about frame '{shown}'."
         notes = (*([self._doubt] if self._doubt else []), summary)
-        return SequenceResult(node, sequence, frames[shown], frames, {"seconds": dict(self._seconds)}, notes)
+        yield SequenceResult(node, sequence, frames[shown], frames, {"seconds": dict(self._seconds)}, notes)
 
 
 __all__ = ["SequenceResult", "SequenceRun"]

@@ -10,6 +10,7 @@ from PartialSegSlicer.logic.results import SegmentResult
 from PartialSegSlicer.logic.uncertainty import ROLE
 from PartialSegSlicer.logic.writer import removeIfEmpty
 from PartialSegSlicer.segments import segmentOf
+from PartialSegSlicer.sequences import shownFrame
 from PartialSegSlicer.undo import RunUndo
 
 
@@ -71,4 +72,10 @@ class UndoneRuns:
         if not self.possible:
             raise SegmentationError("There is no run to undo.", "Its segmentation may have been removed.")
         assert self._last is not None
+        node, frame = self._last.segmentationNode, self._last.frame
+        if shownFrame(node) != frame:
+            raise SegmentationError(
+                f"The run was on frame '{frame}' of '{node.GetName()}', and another one is shown.",
+                "Show that frame, then undo.",
+            )
         return self._last.write.undo

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import slicer  # type: ignore[import-untyped]
 from slicer.i18n import tr as _  # type: ignore[import-untyped]
 
 from PartialSegLib.errors import PartialSegError
@@ -141,7 +142,11 @@ class FineTunePanel:
     def _keep(self) -> None:
         outcome = self._result
         with self._context.guarded():
-            name = self._context.logic.keepModel(outcome)
+            known = any(model["name"] == outcome.name for model in self._context.logic.models()["models"])
+            question = _("There is a model {name} already. Replace it?").format(name=outcome.name)
+            if known and not slicer.util.confirmOkCancelDisplay(question, _("Keep the new model")):
+                return
+            name = self._context.logic.keepModel(outcome, overwrite=known)
             self._context.say(_("The new model {name} was kept.").format(name=name))
             self._kept(name)
         self._forget(outcome)

@@ -15,6 +15,7 @@ from PartialSegLib.sizes import readable
 from PartialSegSlicer.panels.context import Context
 from PartialSegSlicer.panels.texts import duration
 from PartialSegSlicer.panels.widgets import showLine
+from PartialSegSlicer.sequences import sequenceOfVolume
 
 #: Milliseconds without a change, before the worker is asked.
 _PAUSE = 700
@@ -83,7 +84,13 @@ class ForecastPanel:
             settings.model,
             settings.device,
             settings.quality,
+            self._frames(settings),
         )
+
+    def _frames(self, settings: Any) -> int:
+        """Return how many volumes the run would segment."""
+        sequence = sequenceOfVolume(settings.inputVolume) if settings.allFrames else None
+        return 1 if sequence is None else len(sequence.values)
 
     def _answered(self, asked: tuple[Any, ...], answer: dict[str, Any]) -> None:
         if asked != self._asked:
@@ -92,7 +99,7 @@ class ForecastPanel:
         bytes_ = answer["host_bytes"] if device == "cpu" else answer["device_bytes"]
         where = _("on the processor") if device == "cpu" else _("on the graphics card")
         parts = [
-            _("About {time} {where}").format(time=duration(answer["seconds"]), where=where),
+            _("About {time} {where}").format(time=duration(answer["seconds"] * asked[-1]), where=where),
             _("{size} of memory").format(size=readable(bytes_)),
         ]
         # What the library does when not everything fits at once; the words are those of its plan.

@@ -39,6 +39,7 @@ class ModelPanel:
         self._context, self._ui, self._onModel = context, context.ui, onModel
         self._models: list[dict[str, Any]] = []
         self._downloads: list[dict[str, Any]] = []
+        self._default = ""
         self._shown: dict[str, Any] | None = None
         self._job: Any = None
         self._menu = qt.QMenu(self._ui.modelMenuButton)
@@ -53,9 +54,10 @@ class ModelPanel:
         with self._context.guarded():
             listed = self._context.logic.models()
             self._models, self._downloads = listed["models"], listed["downloads"]
+            self._default = listed["default"]
         settings = self._context.settings()
         usable = [model for model in self._models if not model["problem"]]
-        wanted = choose or (settings.model if settings is not None else "")
+        wanted = choose or (settings.model if settings is not None else "") or self._default
         fill(self._ui.modelSelector, [(model["title"], model["name"]) for model in usable], wanted)
         self._onChosen()
 
@@ -71,11 +73,17 @@ class ModelPanel:
         return str(known.get(key) or key.replace("_", " ").capitalize())
 
     def show(self, name: str) -> None:
-        """Choose the model that the parameter node names; the first one for an empty name."""
-        if name and name != chosenOf(self._ui.modelSelector):
+        """Choose the model that the parameter node names; for an empty name, the one that is shown is chosen."""
+        if not name:
+            self._onChosen()
+        elif name != chosenOf(self._ui.modelSelector):
             index = self._ui.modelSelector.findData(name)
             if index >= 0:
                 self._ui.modelSelector.setCurrentIndex(index)
+            elif self._models:
+                # The scene comes from another computer.
+                self._context.say(_("There is no model {name} here; another one is chosen.").format(name=name))
+                self._onChosen()
 
     def look(self) -> None:
         """Offer what can be done now."""

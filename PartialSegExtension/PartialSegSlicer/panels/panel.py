@@ -53,7 +53,7 @@ class Panel:
     def __init__(self, logic: Any, ui: Any) -> None:
         self._logic = logic
         self._settings: Any = None
-        self._looking = False
+        self._looking = self._closed = False
         self._timer = qt.QTimer()
         self._timer.setInterval(_POLL)
         self._timer.connect("timeout()", self._poll)
@@ -99,7 +99,7 @@ class Panel:
     def look(self) -> None:
         """Let every section offer what can be done now."""
         # A section that changes a widget is told of it: one round is enough.
-        if self._looking:
+        if self._looking or self._closed:
             return
         self._looking = True
         try:
@@ -113,7 +113,8 @@ class Panel:
             self._looking = False
 
     def close(self) -> None:
-        """End timers; the logic is closed by who made it."""
+        """End timers; the logic is closed by who made it, and what it still tells then begins nothing."""
+        self._closed = True
         self._timer.stop()
         self.runs.close()
 

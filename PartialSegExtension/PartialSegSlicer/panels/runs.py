@@ -35,6 +35,7 @@ class RunPanel:
         self._context, self._ui, self._results, self._begun = context, context.ui, results, begun
         self._forecast = ForecastPanel(context)
         self._run: Any = None
+        self._devicesKnown = False
         self._ui.applyButton.connect("clicked()", self._onApply)
         for name, entries in {
             # What there is besides, the worker tells.
@@ -66,6 +67,8 @@ class RunPanel:
             index = combo.findData(getattr(settings, name))
             if index >= 0 and index != combo.currentIndex:
                 combo.setCurrentIndex(index)
+            elif index < 0 and name == "device" and self._devicesKnown:
+                self._chooseKnownDevice(settings)
 
     def setDevices(self, devices: list[dict[str, Any]]) -> None:
         """List the devices that the worker found, with the memory that is free on each."""
@@ -77,10 +80,15 @@ class RunPanel:
         settings = self._context.settings()
         wanted = settings.device if settings is not None else chosenOf(self._ui.device)
         fill(self._ui.device, [(text, key) for key, text in entries], wanted)
+        self._devicesKnown = True
         if settings is not None and settings.device != chosenOf(self._ui.device):
-            # The scene comes from another computer.
-            self._context.say(_("There is no device {name} here; one is chosen automatically.").format(name=wanted))
-            settings.device = chosenOf(self._ui.device)
+            self._chooseKnownDevice(settings)
+
+    def _chooseKnownDevice(self, settings: Any) -> None:
+        """Take what the box shows: the scene comes from another computer."""
+        name = settings.device
+        self._context.say(_("There is no device {name} here; one is chosen automatically.").format(name=name))
+        settings.device = chosenOf(self._ui.device)
 
     def look(self, ready: bool, why: str) -> None:
         """Offer what can be done now.

@@ -13,6 +13,7 @@ import slicer  # type: ignore[import-untyped]
 from slicer.i18n import tr as _  # type: ignore[import-untyped]
 
 from PartialSegLib.errors import PartialSegError
+from PartialSegSlicer.logic.errors import SetupError
 from PartialSegSlicer.panels.context import Context
 from PartialSegSlicer.panels.widgets import setTone
 
@@ -33,6 +34,8 @@ class SetupPanel:
         self._context, self._ui, self._onDevices = context, context.ui, onDevices
         self._state: Any = None
         self._checking = False
+        #: What a job has driven away, to be asked again after it.
+        self._again: Callable[[], None] | None = None
         setTone(self._ui.setupBanner, _AMBER)
         self._ui.pythonPath.setText("" if context.logic.interpreter.own else context.logic.python)
         self._ui.setupCheckButton.connect("clicked()", self.check)
@@ -64,11 +67,17 @@ class SetupPanel:
             self._context.wake()
         except PartialSegError as error:
             self._unchecked(error)
+        except OSError as error:
+            self._unchecked(SetupError(str(error), _("Is the disk full?")))
         self._context.changed()
 
     def look(self) -> None:
-        """Offer what can be done now."""
+        """Offer what can be done now; ask again what a job has driven away."""
         free = not self._context.busy and not self._checking
+        if free and self._again:
+            again, self._again = self._again, None
+            again()
+            free = not self._checking
         missing = self._state is not None and not self._state.ready
         own = self._state is None or self._state.own
         self._ui.setupBanner.setVisible(missing)
@@ -93,7 +102,9 @@ class SetupPanel:
 
     def _unchecked(self, error: PartialSegError) -> None:
         self._checking = False
-        if error.code != "cancelled":
+        if error.code == "cancelled":
+            self._again = self.check
+        else:
             self._context.fail(error)
         self._context.changed()
 
@@ -102,10 +113,16 @@ class SetupPanel:
         try:
             self._context.logic.devices(
                 onFinished=lambda answer: self._onDevices(answer["devices"]),
-                onError=lambda error: self._context.say(error.message),
+                onError=self._withoutDevices,
             )
             self._context.wake()
         except PartialSegError as error:
+            self._context.say(error.message)
+
+    def _withoutDevices(self, error: PartialSegError) -> None:
+        if error.code == "cancelled":
+            self._again = self._askDevices
+        else:
             self._context.say(error.message)
 
     def _repair(self) -> None:
@@ -124,7 +141,8 @@ class SetupPanel:
         with self._context.guarded():
             slicer.app.processEvents()
             self._checked(self._context.logic.repair(consent=True, log=self._context.say))
-        self._context.changed()
+            return
+        self._checked(state)
 
     def _browse(self) -> None:
         path = qt.QFileDialog.getOpenFileName(self._ui.pythonBrowseButton, _("Choose a Python program"))

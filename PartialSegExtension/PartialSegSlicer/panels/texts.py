@@ -39,6 +39,9 @@ def stageName(stage: str) -> str:
         "verify": _("Checking the download"),
         "import": _("Importing"),
     }
+    word, _space, frame = stage.partition(" ") if stage not in known else (stage, "", "")
+    if frame and word in known and frame[0].isdigit():
+        return _("{stage}, frame {frame}").format(stage=known[word], frame=frame)
     return known.get(stage) or stage[:1].upper() + stage[1:]
 
 

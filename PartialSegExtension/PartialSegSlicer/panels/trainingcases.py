@@ -73,9 +73,9 @@ class CasePanel:
         self._ui.removeCaseButton.setEnabled(self._table.currentRow() >= 0 and not self._context.busy)
 
     def _segmentation(self) -> Any:
-        """Return the segmentation that is worked on: that of the last run, or the one that is selected."""
+        """Return the segmentation that is worked on: the one that is selected, or that of the last run."""
         settings = self._context.settings()
-        return self._results.node or (settings.outputSegmentation if settings is not None else None)
+        return (settings.outputSegmentation if settings is not None else None) or self._results.node
 
     def _show(self, row: int, case: Any) -> None:
         tip = case.problem or _("{folder}, saved {time}").format(

@@ -1,5 +1,8 @@
 """``slicer.packaging``, ``slicer.i18n``, ``SampleData``: nothing is installed or translated, all is noted."""
 
+# Arguments have Slicer's names.
+# ruff: noqa: N803
+
 from __future__ import annotations
 
 import types
@@ -40,8 +43,23 @@ def sample_data(packages: Packages) -> types.ModuleType:
     """Return the module ``SampleData``, whose logic takes registrations."""
     module = types.ModuleType("SampleData", __doc__)
 
-    def register(**source: Any) -> None:
-        packages.samples[source["sampleName"]] = source
+    def register(
+        category: str = "Custom",
+        sampleName: str | None = None,
+        uris: Any = None,
+        fileNames: Any = None,
+        nodeNames: Any = None,
+        customDownloader: Any = None,
+        thumbnailFileName: str | None = None,
+        loadFileTypes: Any = None,
+        loadFiles: Any = None,
+        loadFileProperties: Any = None,
+        checksums: Any = None,
+    ) -> None:
+        # Slicer asks for the length of both, whatever downloads them.
+        if len(uris) != len(fileNames) or len(uris) != len(nodeNames):
+            raise ValueError("a name for each file")
+        packages.samples[str(sampleName)] = {"category": category, "customDownloader": customDownloader}
 
     vars(module)["SampleDataLogic"] = types.SimpleNamespace(registerCustomSampleDataSource=register)
     return module

@@ -216,11 +216,11 @@ class Wrapper:
         """Return what a parameter starts with."""
         return Default(self.allParameters[name].default)
 
-    def connectGui(self, gui: Any) -> int:
-        """Bind the widgets whose dynamic property ``SlicerParameterName`` names a parameter; return a tag."""
+    def connectGui(self, gui: Any) -> None:
+        """Bind the widgets whose dynamic property ``SlicerParameterName`` names a parameter; as in Slicer, no tag."""
         widgets = gui.findChildren(QtWidgets.QWidget) if isinstance(gui, QtWidgets.QWidget) else vars(gui).values()
         named = {name: widget for widget in widgets if (name := widget.property("SlicerParameterName"))}
-        return self.connectParametersToGui(named)
+        self.connectParametersToGui(named)
 
     def connectParametersToGui(self, mapping: dict[str, Any]) -> int:
         """Bind widgets to parameters by name; return a tag."""

@@ -40,7 +40,8 @@ def score_model(
     predictor : Predictor
         The model, loaded.
     cases : iterable of Case
-        An annotated structure without voxels counts as rightly absent, an unannotated one not at all;
+        Those that annotate no structure of the model are left out. An annotated structure without
+        voxels counts as rightly absent, an unannotated one not at all;
         what is found in voxels of which nothing is known does not count either.
     preset : str
         ``fast``, ``standard`` or ``paper``.
@@ -59,11 +60,14 @@ def score_model(
 
     space = predictor.label_space
     for case in cases:
+        # Not the tasks of that name: their other structures were not annotated.
+        keys = [key for key in space.select() if key in case.annotated]
+        if not keys:
+            continue
         image, masks = case.load()
         unknown = case.unknown(image.geometry)
-        # Not the tasks of that name: their other structures were not annotated.
-        keys = [key for key in space.select() if key in masks]
-        reference = Segmentation.from_arrays(image.geometry, [space.structure(key) for key in keys], masks)
+        known = {key: masks[key] for key in keys}
+        reference = Segmentation.from_arrays(image.geometry, [space.structure(key) for key in keys], known)
         started = time.perf_counter()
         prediction = predictor.segment(image, keys, preset).segmentation
         seconds = time.perf_counter() - started

@@ -24,7 +24,7 @@ from PartialSegLib.networks.kits21 import transfer as transferred
 from PartialSegLib.networks.multitalent import MultiTalentNetwork
 from PartialSegLib.progress import Monitor
 from PartialSegLib.structures import LabelSpace
-from PartialSegTraining.cache import prepare_cases
+from PartialSegTraining.cache import entry_key, prepare_cases
 from PartialSegTraining.finetuning.checks import Material
 from PartialSegTraining.finetuning.contract import FineTuneEvent, FineTuneOptions
 from PartialSegTraining.finetuning.growth import grow
@@ -51,9 +51,12 @@ class FineTuneRecipe(Recipe):
     ----------
     space : LabelSpace
         Its tasks.
+    origin : tuple of str
+        Fingerprints of the parent and of every case: a checkpoint fits no other fine-tuning.
     """
 
     space: LabelSpace = field(default_factory=lambda: LabelSpace.named("mots"))
+    origin: tuple[str, ...] = ()
 
     @property
     def tasks(self) -> LabelSpace:
@@ -112,7 +115,8 @@ def train_whole(
     trainer = _ListenedTrainer(recipe, prepared, device, listener)
     try:
         if (folder / _CHECKPOINT).is_file():
-            load_checkpoint(trainer.state, recipe, folder / _CHECKPOINT)
+            hint = "Give an empty folder, or delete the file to begin anew."
+            load_checkpoint(trainer.state, recipe, folder / _CHECKPOINT, hint)
         else:
             trainer.state.network.load_state_dict(start.state_dict())
             trainer.state.average.load_state_dict(start.state_dict())
@@ -121,6 +125,11 @@ def train_whole(
     finally:
         trainer.loader.close()
     return trainer.state.average.eval()
+
+
+def forget_checkpoint(folder: Path) -> None:
+    """Remove what an interrupted run would have gone on from: the model is made."""
+    (folder / _CHECKPOINT).unlink(missing_ok=True)
 
 
 def starting_network(parent: ModelBundle, space: LabelSpace, mode: str, seed: int) -> PartialLabelNetwork:
@@ -141,7 +150,7 @@ def starting_network(parent: ModelBundle, space: LabelSpace, mode: str, seed: in
 def make_recipe(
     parent: ModelBundle, network: PartialLabelNetwork, material: Material, mode: str, options: FineTuneOptions
 ) -> FineTuneRecipe:
-    """Return what the trainer is to do; a checkpoint fits the same parent, options and label space only."""
+    """Return what the trainer is to do; a checkpoint fits the same parent, cases, options and label space only."""
     card = parent.card
     head = _names(network, head_weights(network))
     head_steps = (_HEAD_STEPS if options.head_steps is None else options.head_steps) if head else 0
@@ -180,6 +189,10 @@ def make_recipe(
         ),
         loss=options.loss or suitable_loss(network),
         space=material.space,
+        origin=(
+            str(card.weights["sha256"]),
+            *(entry_key(case, card.preprocessing) for case in (*material.cases, *material.replay)),
+        ),
     )
 
 

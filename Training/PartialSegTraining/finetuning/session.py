@@ -22,7 +22,7 @@ from PartialSegTraining.finetuning.checks import Material, check_material
 from PartialSegTraining.finetuning.child import child_card, publish, trial_bundle
 from PartialSegTraining.finetuning.columns import SampledCase
 from PartialSegTraining.finetuning.contract import FineTuneEvent, FineTuneOptions, FineTuneResult
-from PartialSegTraining.finetuning.full import train_whole
+from PartialSegTraining.finetuning.full import forget_checkpoint, train_whole
 from PartialSegTraining.finetuning.growth import grow
 from PartialSegTraining.finetuning.heads import TaskHead
 from PartialSegTraining.finetuning.judging import Judgment, judge, mean_dice
@@ -104,6 +104,7 @@ def finetune(
         judgment = session.judge(trial, own)
     monitor.step("write", 0, 1)
     bundle = publish(card, network, judgment, folder)
+    forget_checkpoint(folder)
     return FineTuneResult(
         bundle,
         mode,

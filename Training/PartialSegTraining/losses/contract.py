@@ -194,7 +194,8 @@ class SegmentationLoss(ABC):
         logits are chosen away, so that these have a gradient of exactly zero.
         """
         unknown = target == UNKNOWN_VOXEL
-        if not unknown.any():
+        # On a GPU the question would make every step wait for the answer.
+        if unknown.device.type == "cpu" and not unknown.any():
             return logits, target
         target = target.masked_fill(unknown, 0.0)
         if not self.exclusive:

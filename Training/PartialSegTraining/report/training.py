@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from PartialSegTraining.report.measuring import Measured
 
 #: Numbers of a training line that are no terms of the loss.
-_NO_TERMS = frozenset(("step", "loss", "lr", "seconds_per_step"))
+_NO_TERMS = frozenset(("step", "loss", "lr", "seconds_per_step", "waiting"))
 #: Where the mean of the Dice of all structures is drawn among theirs.
 _MEAN = "mean"
 # A chart with more lines than this cannot be read; the others are in the table.
@@ -143,6 +143,8 @@ def _steps_of(run: Run, line: Mapping[str, Any]) -> int:
 def _training_charts(run: Run) -> list[str]:
     """Return charts of the loss with its terms, of the learning rate, and of the time of a step."""
     lines = run.training
+    if not lines:
+        return []
     terms = [name for name, value in lines[-1].items() if name not in _NO_TERMS and isinstance(value, float)]
     return [
         _curves("Loss", lines, ["loss", *terms], lambda line, name: line.get(name), "mean since the last line"),
