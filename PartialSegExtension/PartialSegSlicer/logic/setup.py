@@ -1,8 +1,8 @@
 """The packages that the worker needs: what is missing, said by its own Python, and installing it.
 
 Nothing is installed without consent: :func:`install` is called after the user agreed, and the logic
-refuses it otherwise. Slicer's own process never loads torch, so an installation never meets a file
-that is in use.
+refuses it otherwise. Slicer's own process does not load torch, so that an installation meets no file
+that is in use; only the extension PyTorch imports it once, after it has installed it.
 """
 
 from __future__ import annotations
