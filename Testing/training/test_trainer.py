@@ -256,6 +256,13 @@ def test_the_weight_average_forgets_the_random_start() -> None:
     assert averaging_decay(10**6, 0.999) == 0.999
 
 
+def test_a_window_whose_coarsest_map_is_a_voxel_is_refused_where_norms_average_over_space() -> None:
+    recipe = load_recipe("phantom-multitalent-swinunetr")
+    pytest.importorskip("monai")
+    with pytest.raises(CollectionError, match="a single voxel"):
+        Trainer(replace(recipe, sampling=replace(recipe.sampling, window=(32, 32, 32))), cached_cases(), CPU)
+
+
 def test_a_window_that_does_not_fit_the_network_is_refused() -> None:
     recipe = tiny_recipe()
     odd = replace(recipe, sampling=replace(recipe.sampling, window=(16, 16, 24)))

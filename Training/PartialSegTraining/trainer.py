@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from PartialSegLib.bundle import ModelBundle
 from PartialSegLib.errors import CollectionError
@@ -349,6 +350,16 @@ def _check_window(recipe: Recipe, state: TrainingState) -> None:
             f"The window {recipe.sampling.window} of recipe '{recipe.name}' does not fit its network.",
             f"Its sizes have to be multiples of {divisor}.",
         )
+    if tuple(recipe.sampling.window) == tuple(divisor) and any(map(_averages_space, state.network.modules())):
+        raise CollectionError(
+            f"In the window {recipe.sampling.window} of recipe '{recipe.name}' the coarsest map is a single voxel, "
+            "which an instance normalization cannot be trained on.",
+            "Make it larger along one axis at least.",
+        )
+
+
+def _averages_space(module: nn.Module) -> bool:
+    return isinstance(module, nn.InstanceNorm3d)
 
 
 def _check_loss(recipe: Recipe, state: TrainingState, loss: SegmentationLoss) -> None:
