@@ -173,7 +173,7 @@ def line_chart(title: str, series: Sequence[Series], x: Axis, y: Axis, *, size: 
 def mark_chart(title: str, marks: Sequence[Mark], x: Axis, y: Axis, *, size: tuple[int, int] = (720, 420)) -> str:
     """Return a chart of named points, as SVG; see :func:`line_chart`."""
     frame = _Frame(x, y, *size)
-    parts, taken = frame.axes(), list[tuple[float, float]]()
+    parts, taken = frame.axes(), list[tuple[float, float, float]]()
     for number, mark in enumerate(sorted(marks, key=lambda mark: -mark.y)):
         color = COLORS[number % len(COLORS)]
         left, top = frame.place(mark.x, mark.y)
@@ -256,13 +256,13 @@ class _Frame:
         return [*parts, _text(self._y.label, 14, middle, "middle", turned)]
 
 
-def _name(name: str, left: float, top: float, width: int, taken: list[tuple[float, float]]) -> str:
-    """Write a name beside its point, below names that are already there."""
-    on_left = left > width * 0.75
-    at = top + 4
-    while any(abs(at - other) < 13 and abs(left - place) < 130 for place, other in taken):
+def _name(name: str, left: float, top: float, width: int, taken: list[tuple[float, float, float]]) -> str:
+    """Write a name beside its point, below names that are already there (begin, end and height of each)."""
+    on_left, length, at = left > width * 0.75, _LETTER * len(name), top + 4
+    begin = left - 9 - length if on_left else left + 9
+    while any(abs(at - height) < 13 and begin < end and other < begin + length for other, end, height in taken):
         at += 13
-    taken.append((left, at))
+    taken.append((begin, begin + length, at))
     return _text(name, left - 9 if on_left else left + 9, at, "end" if on_left else "start")
 
 
