@@ -194,7 +194,7 @@ def test_claims_about_systems_that_did_not_run_are_not_made() -> None:
 def test_the_report_says_what_was_done() -> None:
     results, recipe = [made("cond-no", 0.1, 0.2), made("dodnet", 0.5, 0.6)], load_recipe(command.COMMON)
     text = markdown(results, recipe, "CPU of the test")
-    for words in ("Synthetic phantoms stand in for patients", "2 steps of 2 windows", "seeds 1, 2", "CPU of the test"):
+    for words in ("Synthetic phantoms stand in for patients", "2 steps of 4 windows", "seeds 1, 2", "CPU of the test"):
         assert words in text
     rows = [line for line in text.splitlines() if line.startswith("| DoDNet")]
     assert len(rows) == 2
