@@ -99,6 +99,9 @@ class FineTunePanel:
         showProgress(self._ui.fineTuneProgress, self._ui.fineTuneStatus, progress)
 
     def _onLoss(self, step: int, loss: float) -> None:
+        if self._losses and step <= self._losses[-1][0]:
+            # The head of another task begins.
+            self._losses.clear()
         self._losses.append((step, loss))
         self._total = max(self._total, step)
         self._plot()
