@@ -28,7 +28,6 @@ _TOP_PAD = (-2, 8 * 2**20, 128 * 1024)
 _MAPPED_FROM = (-3, 2**20, 2**20)
 _MAPPED_BLOCKS = (-4, 0, 65536)
 
-
 #: How many blocks keep memory now.
 _depth = [0]
 _lock = threading.Lock()

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import vtk
-from drawn_cases import SHAPE, arrays, structures
+from drawn_cases import SHAPE, structures
 from mrml_cases import (
     REGISTRATION,
     RIGID,
@@ -25,7 +25,7 @@ from mrml_cases import scan as ct
 
 from PartialSegLib.errors import SegmentationError
 from PartialSegLib.images import Geometry
-from PartialSegLib.segmentation import PackedMask, Segmentation
+from PartialSegLib.segmentation import Segmentation
 from PartialSegLib.segmentationfiles import read_segmentation, slicertags
 from PartialSegSlicer import writing
 from PartialSegSlicer.nodes import createSegmentationNode, placeInStudy
@@ -331,16 +331,6 @@ def test_parts_of_one_run_take_nothing_from_one_another(slicer_scene: SlicerScen
     assert np.array_equal(voxels(slicer_scene, node, "liver"), cube((3, 3, 3)))
     left = cube((2, 2, 2)) & ~cube((3, 3, 3)) & ~cube((2, 2, 2), 3)
     assert np.array_equal(voxels(slicer_scene, node, user), left)
-
-
-def test_masks_are_subtracted_as_arrays_are() -> None:
-    drawn = list(arrays(seed=2, empty=None).values())
-    for first in drawn[:4]:
-        for second in drawn[4:8]:
-            left = PackedMask.from_array(first).without(PackedMask.from_array(second))
-            whole = np.zeros(SHAPE, bool)
-            whole[left.box] = left.unpack()
-            assert np.array_equal(whole, first & ~second)
 
 
 # ---- what is refused, and changes nothing

@@ -21,6 +21,16 @@ def random_mask(rng: np.random.Generator, shape: tuple[int, int, int] = (9, 10, 
     return mask
 
 
+def test_masks_are_subtracted_as_arrays_are() -> None:
+    drawn = list(arrays(seed=2, empty=None).values())
+    for first in drawn[:4]:
+        for second in drawn[4:8]:
+            left = PackedMask.from_array(first).without(PackedMask.from_array(second))
+            whole = np.zeros(first.shape, bool)
+            whole[left.box] = left.unpack()
+            assert np.array_equal(whole, first & ~second)
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_a_packed_mask_unpacks_to_the_same_voxels(seed: int) -> None:
     mask = random_mask(np.random.default_rng(seed))

@@ -157,7 +157,7 @@ def requireUndecided(outcome: FineTuneOutcome) -> None:
     Raises
     ------
     SegmentationError
-        When it was kept or discarded, or the session that made it was closed: its folder is gone then.
+        When it was kept or discarded, or the logic that made it was closed: its folder is gone then.
     """
     if not outcome.bundle.is_dir():
         raise SegmentationError(
