@@ -245,8 +245,9 @@ def test_a_callback_may_close_the_client(quick: tuple[Path, ...], outcome: str) 
         def close(told: object) -> None:
             client.close()
 
-        first = client.request("models" if outcome != "failed" else "nonesuch", done=close, failed=close)
-        second = client.request("models")
+        # Both are answered in turn, so that the second one waits while the first is told.
+        first = client.request("unload" if outcome != "failed" else "nonesuch", done=close, failed=close)
+        second = client.request("unload")
         if outcome == "cancelled":
             client.cancel()
         polled(client, lambda: first.finished)
