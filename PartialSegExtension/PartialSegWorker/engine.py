@@ -17,11 +17,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from PartialSegLib import catalog, downloads
 from PartialSegLib.commands.models import describe_download, describe_model
 from PartialSegLib.progress import Monitor
+from PartialSegWorker.answers import found, parts, preview, write
 from PartialSegWorker.errors import InstallationError
 from PartialSegWorker.parameters import ForecastParameters, SegmentParameters, UncertaintyParameters
 from PartialSegWorker.protocol import Message
@@ -29,10 +30,8 @@ from PartialSegWorker.protocol import Message
 if TYPE_CHECKING:
     from PartialSegLib.bundle import ModelBundle
     from PartialSegLib.images import Image
-    from PartialSegLib.inference import Predictor, Result
+    from PartialSegLib.inference import Predictor
     from PartialSegLib.inference.featurecache import FeatureCache
-    from PartialSegLib.segmentation import Segmentation
-    from PartialSegLib.structures import Task
 
 #: Packages that a run needs, each loaded before the next so that the broken one is named.
 _PACKAGES = ("numpy", "SimpleITK", "psutil", "scipy.ndimage", "cc3d", "safetensors", "torch")
@@ -127,7 +126,8 @@ class Engine:
         monitor : Monitor
             Progress and cancellation.
         emit : callable
-            Called with ``partial`` and its fields after each of several tasks, where that is wanted.
+            Called with ``preview`` and its fields while voxels are found, and with ``partial`` and its fields
+            after each of several tasks, where that is wanted.
 
         Returns
         -------
@@ -157,14 +157,15 @@ class Engine:
             uncertainty=wanted.uncertainty is not None,
             monitor=monitor,
             cache=self._features(),
-            finished=_parts(wanted, emit) if wanted.partial and len(tasks) > 1 else None,
+            slab=preview(wanted, emit) if wanted.preview else None,
+            finished=parts(wanted, emit) if wanted.partial and len(tasks) > 1 else None,
         )
         monitor.step("write", 0, 1)
-        _write(result, wanted)
+        write(result, wanted)
         return {
             "output": wanted.output,
             "uncertainty": wanted.uncertainty,
-            "structures": _found(result.segmentation),
+            "structures": found(result.segmentation),
             "report": result.report,
         }
 
@@ -328,40 +329,3 @@ def _check_image_target(path: str | None) -> None:
         raise ImageError(f"Images cannot be written as '{path}'.", f"Use {', '.join(WRITABLE)}.")
     if not Path(path).parent.is_dir():
         raise ImageError(f"There is no folder '{Path(path).parent}' for the uncertainty.", "Make it first.")
-
-
-def _write(result: Result, wanted: SegmentParameters) -> None:
-    from PartialSegLib.images import write_image
-    from PartialSegLib.segmentationfiles import write_segmentation
-
-    if wanted.uncertainty is not None and result.uncertainty is not None:
-        write_image(result.uncertainty, wanted.uncertainty)
-    # Last, so that whoever sees the masks sees a complete result.
-    write_segmentation(result.segmentation, wanted.output)
-
-
-def _parts(wanted: SegmentParameters, emit: Callable[[str, Message], object]) -> Callable[[Task, Segmentation], object]:
-    """Return what writes the structures of a finished task to a file of its own, and tells it."""
-    from PartialSegLib.segmentationfiles import write_segmentation
-
-    stem = wanted.output[: -len(".seg.nrrd")]
-
-    def write(task: Task, segmentation: Segmentation) -> None:
-        output = f"{stem}.{task.key}.seg.nrrd"
-        write_segmentation(segmentation, output)
-        emit("partial", {"task": task.key, "output": output, "structures": _found(segmentation)})
-
-    return write
-
-
-def _found(segmentation: Segmentation) -> list[dict[str, Any]]:
-    """Return what was found of each structure, as JSON."""
-    return [
-        {
-            "key": structure.key,
-            "name": structure.name,
-            "voxels": segmentation.masks[structure.key].count,
-            "volume_ml": round(segmentation.volume_ml(structure.key), 3),
-        }
-        for structure in segmentation.structures
-    ]

@@ -1,7 +1,7 @@
 """What goes over the pipe: one JSON object a line, in UTF-8. Both sides call this; it imports no torch.
 
-The client sends requests, the worker answers each with any number of ``progress``, ``partial`` and
-``loss`` events and exactly one ``result`` or ``error``. Voxels never pass here: they travel as files,
+The client sends requests, the worker answers each with any number of ``progress``, ``preview``,
+``partial`` and ``loss`` events and exactly one ``result`` or ``error``. Voxels never pass here: they travel as files,
 and messages name them.
 
 ===========  ======================================================================================
@@ -10,6 +10,8 @@ Message      Fields
 request      ``id`` (whole number), ``request`` (its name), ``parameters`` (object, may be left out)
 progress     ``id``, ``event``, ``stage``, ``done``, ``total`` (0: unknown), ``seconds_left`` (or null),
              ``unit`` (``B`` for bytes)
+preview      ``id``, ``event``, ``output`` (a file with the voxels found since the last such event, before they
+             are mended; whoever asked for it removes it)
 partial      ``id``, ``event``, ``task`` (its key), ``output`` (a file with the structures of this task, which
              change no more; whoever asked for it removes it) and ``structures`` (as in the result)
 loss         ``id``, ``event``, ``phase`` (a word), ``step`` and ``total`` (of this phase), ``loss`` (null
@@ -119,7 +121,7 @@ def progress_of(event: Message) -> Progress:
 
 
 def other_event(number: int, event: str, fields: Message) -> Message:
-    """Return a ``partial`` or ``loss`` event."""
+    """Return a ``preview``, ``partial`` or ``loss`` event."""
     return {"id": number, "event": event} | fields
 
 

@@ -25,7 +25,7 @@ class Request:
     progress : callable, optional
         Called with each :class:`~PartialSegLib.progress.Progress`.
     listener : callable, optional
-        Called with each ``partial`` and ``loss`` event (dict, see :mod:`PartialSegWorker.protocol`).
+        Called with each ``preview``, ``partial`` and ``loss`` event (dict, see :mod:`PartialSegWorker.protocol`).
     """
 
     def __init__(

@@ -97,6 +97,8 @@ class SlabExporter:
         self._pieces: list[list[PackedMask]] = [[] for _ in range(channels)]
         self._shelf = _Shelf()
         self._emitted = 0
+        #: Pieces of each channel that :meth:`fresh` has returned.
+        self._told = [0] * channels
         self.confidence: Confidence | None = None
         self._last_entropy: Tensor | None = None
         if confidence:
@@ -118,6 +120,12 @@ class SlabExporter:
         if self.confidence is not None:
             self._measure(ring, self.confidence, first, last, end)
         self._emitted = end
+
+    def fresh(self) -> list[PackedMask]:
+        """Return what was found since the last call: one mask per channel on the image's own grid."""
+        found = [_join(pieces[told:], self._grid) for pieces, told in zip(self._pieces, self._told, strict=True)]
+        self._told = [len(pieces) for pieces in self._pieces]
+        return found
 
     def masks(self) -> list[PackedMask]:
         """Return one mask per channel on the image's own grid; call it once, after the last slab."""

@@ -5,6 +5,7 @@ Called by the predictor, which chooses the plan and handles what goes wrong.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import product
 
@@ -47,6 +48,8 @@ class Job:
         Gather the entropy too.
     stage : str
         Name of the work in progress reports.
+    slab : callable, optional
+        Called after each slab with the masks of its voxels, by structure, on the image's own grid.
     """
 
     volume: Tensor
@@ -56,6 +59,7 @@ class Job:
     mirror_axes: tuple[int, ...]
     uncertainty: bool
     stage: str
+    slab: Callable[[dict[str, PackedMask]], object] | None = None
 
     @property
     def mirrorings(self) -> list[tuple[int, ...]]:
@@ -151,6 +155,8 @@ class Passes:
                     self._monitor.step(job.stage, done, total)
             exporter.take(ring, first, last)
             ring.clear(max(first - 1, 0), last - 1)
+            if job.slab is not None:
+                job.slab(dict(zip(structures, exporter.fresh(), strict=True)))
         del ring  # before the slabs of each structure are joined
         outcome.add(structures, exporter.masks(), exporter.confidence, len(structures) / len(job.structures))
 

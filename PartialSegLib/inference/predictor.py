@@ -52,7 +52,7 @@ from PartialSegLib.preprocessing import (
     widen,
 )
 from PartialSegLib.progress import Monitor
-from PartialSegLib.segmentation import Box, Segmentation
+from PartialSegLib.segmentation import Box, PackedMask, Segmentation
 from PartialSegLib.structures import Task
 
 #: Millimetres of context around the region that the coarse pass found, or that the user gave.
@@ -144,6 +144,7 @@ class Predictor:
         uncertainty: bool = False,
         monitor: Monitor | None = None,
         cache: FeatureCache | None = None,
+        slab: Callable[[Segmentation], object] | None = None,
         finished: Callable[[Task, Segmentation], object] | None = None,
     ) -> Result:
         """Segment the chosen tasks of an image.
@@ -164,6 +165,9 @@ class Predictor:
             Progress and cancellation, between windows.
         cache : FeatureCache, optional
             Keeps and gives the features of windows, where they do not depend on the task.
+        slab : callable, optional
+            Called with the voxels of each slab as soon as no window can touch it, before they are mended.
+            A run that begins again because memory ran out tells them again.
         finished : callable, optional
             Called with each task and its structures as soon as they are mended and change no more.
 
@@ -187,16 +191,26 @@ class Predictor:
         prepared = prepare(image, self.bundle.card.preprocessing, crop=crop)
         give_back()
         prepared_at = time.perf_counter()
+        grid = prepared.grid
+        described = tuple(self.label_space.structure(key) for key in structures)
+
+        def segmented(masks: dict[str, PackedMask]) -> Segmentation:
+            clipped = masks if asked is None else clip_masks(masks, grid, asked)
+            return Segmentation(image.geometry, described, clipped, algorithm=self.algorithm)
+
         outcome, expected, taken = self._run(
-            prepared, structures, chosen, monitor, "segment", uncertainty=uncertainty, cache=cache
+            prepared,
+            structures,
+            chosen,
+            monitor,
+            "segment",
+            uncertainty=uncertainty,
+            cache=cache,
+            slab=None if slab is None else lambda masks: slab(segmented(masks)),
         )
         segmented_at = time.perf_counter()
-        grid = prepared.grid
         del prepared  # the resampled image, before components ask for memory
-        masks = outcome.masks if asked is None else clip_masks(outcome.masks, grid, asked)
-        described = tuple(self.label_space.structure(key) for key in structures)
-        segmentation = Segmentation(image.geometry, described, masks, algorithm=self.algorithm)
-        segmentation = apply_rules(segmentation, self.label_space, finished=finished)
+        segmentation = apply_rules(segmented(outcome.masks), self.label_space, finished=finished)
         give_back()
         ended_at = time.perf_counter()
         report = {
@@ -282,11 +296,14 @@ class Predictor:
         *,
         uncertainty: bool = False,
         cache: FeatureCache | None = None,
+        slab: Callable[[dict[str, PackedMask]], object] | None = None,
     ) -> tuple[Outcome, Forecast, list[str]]:
         """Segment a prepared image, climbing down the ladder of plans when memory runs out."""
         windows = self._windows(prepared.grid, preset)
         volume = pad_to_windows(prepared.volume, windows, padding_value(self.bundle.card.preprocessing))
-        job = Job(volume, prepared.grid, windows, tuple(structures), self._mirror_axes(preset), uncertainty, stage)
+        job = Job(
+            volume, prepared.grid, windows, tuple(structures), self._mirror_axes(preset), uncertainty, stage, slab
+        )
         cache = None if self._network.features_depend_on_task else cache
         spare = 0 if cache is None else cache.memory_used
         expected, rest = self._plan(prepared.grid, windows, preset, structures, spare)

@@ -10,11 +10,14 @@ import pytest
 from worker_cases import PATIENCE, blobs, segment
 
 from bundles import random_bundle
+from PartialSegLib.bundle import ModelBundle
 from PartialSegLib.images import read_image, write_image
 from PartialSegLib.inference import extractors, featurecache
+from PartialSegLib.postprocessing import apply_rules
 from PartialSegLib.progress import Monitor
+from PartialSegLib.segmentation import Segmentation
 from PartialSegLib.segmentationfiles import read_segmentation
-from PartialSegWorker import SegmentParameters, WorkerClient
+from PartialSegWorker import SegmentParameters, WorkerClient, answers
 from PartialSegWorker.engine import Engine
 from PartialSegWorker.parameters import UncertaintyParameters
 
@@ -153,3 +156,45 @@ def test_a_single_task_comes_as_a_whole(client: WorkerClient, image: Path, model
     parameters = segment(client, image, model, partial=True)
     client.wait(client.request("segment", parameters, listener=events.append), PATIENCE)
     assert events == []
+
+
+def test_voxels_are_told_as_they_are_found_and_inside_of_the_region_only(
+    image: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answers, "_PREVIEW_SECONDS", 0.0)
+    geometry = read_image(image).geometry
+    low, high = geometry.affine @ [8, 8, 2, 1], geometry.affine @ [36, 32, 18, 1]
+    region = [float(value) for pair in zip(low[:3], high[:3], strict=True) for value in sorted(pair)]
+    told: list[Segmentation] = []
+
+    def emit(event: str, fields: dict[str, Any]) -> None:
+        assert event == "preview"
+        told.append(read_segmentation(fields["output"], geometry=geometry))
+
+    request = wanted(image, model, tmp_path, tasks=None, preview=True, region=region)
+    Engine().segment(request, Monitor(), emit)
+    assert len(told) > 1
+    inside = np.zeros(geometry.shape, bool)
+    inside[2:19, 8:33, 8:37] = True
+    # Slabs share no voxel, and only what was found is told.
+    assert all(slab.masks[key].count for slab in told for key in slab.keys)
+    whole = read_segmentation(request.output, geometry=geometry)
+    joined = {key: np.zeros(geometry.shape, int) for key in whole.keys}
+    for slab in told:
+        for key in slab.keys:
+            joined[key] += slab.array(key)
+    assert max(array.max() for array in joined.values()) == 1
+    found = Segmentation.from_arrays(geometry, whole.structures, joined)
+    mended = apply_rules(found, ModelBundle.open(model).card.label_space)
+    for key in whole.keys:
+        assert not (found.array(key) & ~inside).any()
+        np.testing.assert_array_equal(mended.array(key), whole.array(key))
+
+
+def test_voxels_are_told_only_now_and_then(
+    image: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answers, "_PREVIEW_SECONDS", 3600.0)
+    request = wanted(image, model, tmp_path, tasks=None, preview=True)
+    Engine().segment(request, Monitor(), lambda event, fields: pytest.fail("nobody needs to look so soon"))
+    assert [file.name for file in tmp_path.iterdir()] == ["result.seg.nrrd"]

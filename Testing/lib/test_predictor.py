@@ -16,7 +16,9 @@ from PartialSegLib.errors import CancelledError, ImageError, LabelSpaceError, Me
 from PartialSegLib.images import Geometry, Image
 from PartialSegLib.inference import Predictor, extractors, passes, planner, predictor
 from PartialSegLib.networks import DoDNet
+from PartialSegLib.postprocessing import apply_rules
 from PartialSegLib.progress import Monitor
+from PartialSegLib.segmentation import Segmentation
 
 RAS = (-1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0)
 
@@ -121,6 +123,23 @@ def stored_as(image: Image, axes: tuple[int, ...], flips: tuple[int, ...]) -> Im
     spacing = [float(np.linalg.norm(column)) for column in reversed(columns)]
     direction = np.stack([c / s for c, s in zip(reversed(columns), spacing, strict=True)], axis=1)
     return Image(voxels, Geometry(voxels.shape, tuple(spacing), tuple(origin), tuple(direction.ravel())))
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize("stored", [((0, 1, 2), ()), ((2, 0, 1), (0, 2))])
+def test_slabs_told_on_the_way_are_the_result_before_it_is_mended(bundle, groups, stored, monkeypatch):
+    image, model, slabs = stored_as(blobs((90, 62, 72)), *stored), Predictor(bundle, "cpu"), []
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(predictor, "ladder", lambda device, structures: [planner.Plan(cpu, cpu, groups=groups)])
+    result = model.segment(image, slab=slabs.append).segmentation
+    assert len(slabs) > groups
+    told = {key: sum(slab.array(key).astype(int) for slab in slabs) for key in result.keys}
+    assert max(array.max() for array in told.values()) == 1  # no voxel is told twice
+    joined = Segmentation.from_arrays(image.geometry, result.structures, told)
+    mended = apply_rules(joined, model.label_space)
+    assert any(result.masks[key].count for key in result.keys)
+    for key in result.keys:
+        np.testing.assert_array_equal(mended.array(key), result.array(key), err_msg=key)
 
 
 @pytest.mark.parametrize("shape", [(3, 20, 25), (1, 90, 8), (120, 12, 12)])

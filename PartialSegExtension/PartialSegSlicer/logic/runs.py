@@ -21,6 +21,7 @@ from PartialSegLib.images import Geometry
 from PartialSegLib.segmentationfiles import read_segmentation
 from PartialSegSlicer.logic.jobs import Job, Listeners
 from PartialSegSlicer.logic.notes import modalityDoubt, notesOf
+from PartialSegSlicer.logic.preview import RunPreview
 from PartialSegSlicer.logic.regions import Region, boxOfRegion, regionOfNode
 from PartialSegSlicer.logic.results import SegmentResult, StructureRow
 from PartialSegSlicer.logic.session import Session
@@ -46,6 +47,7 @@ class RunSettings:
     quality: str = "standard"
     overlap: str = "keep"
     uncertainty: bool = False
+    preview: bool = False
 
 
 def requestOf(
@@ -69,6 +71,7 @@ def requestOf(
         region=None if region is None else list(region),
         uncertainty=uncertainty,
         partial=partial,
+        preview=settings.preview,
     )
 
 
@@ -103,6 +106,7 @@ class SegmentRun(Job[SegmentResult]):
         self._region = regionOfNode(regionNode) if regionNode is not None else None
         self._onPartial = onPartial
         self.writer = RunWriter(volumeNode, segmentationNode, overlapNamed(settings.overlap), self._region)
+        self._preview = RunPreview(volumeNode)
         self._watch: SceneWatch | None = None
         self._session: Session | None = None
         self._request: Request | None = None
@@ -148,7 +152,7 @@ class SegmentRun(Job[SegmentResult]):
             done=self._done,
             failed=self._failed,
             progress=self.report,
-            listener=self._part,
+            listener=self._hear,
         )
 
     def cancel(self) -> None:
@@ -166,6 +170,7 @@ class SegmentRun(Job[SegmentResult]):
         """Stop watching, delete the files, and take back an unfinished result."""
         if self._watch is not None:
             self._watch.stop()
+        self._preview.remove()
         for file in self._files:
             # One that a virus scanner holds goes with the private folder.
             with suppress(OSError):
@@ -182,19 +187,31 @@ class SegmentRun(Job[SegmentResult]):
         if self._session is not None and self._request is not None:
             self._session.client.cancel(self._request)
 
-    def _part(self, event: Message) -> None:
-        """Show the structures of a task that are final before the others are."""
-        if event.get("event") != "partial":
+    def _hear(self, event: Message) -> None:
+        """Show what was found so far, or the structures of a task that are final before the others are."""
+        show = {"preview": self._glance, "partial": self._part}.get(event.get("event", ""))
+        if show is None:
             return
-        self._files.append(Path(event["output"]))
+        file = Path(event["output"])
+        self._files.append(file)
         self.look()
-        if self.ended:
-            return
+        if not self.ended:
+            show(file)
+
+    def _glance(self, file: Path) -> None:
+        """Show voxels that were found since the last time."""
+        with self.step():
+            assert self._geometry is not None
+            self._preview.add(file, self._geometry)
+
+    def _part(self, file: Path) -> None:
+        """Show the structures of a task that are final before the others are."""
         rows: tuple[StructureRow, ...] = ()
         with self.step():
             self._requireFrame()
+            self._preview.remove()
             made = self.writer.node is None
-            rows = self.writer.write(read_segmentation(event["output"], geometry=self._geometry))
+            rows = self.writer.write(read_segmentation(file, geometry=self._geometry))
             if made and self._watch is not None:
                 self._watch.add(self.writer.node)
         if self.ended:
@@ -220,6 +237,7 @@ class SegmentRun(Job[SegmentResult]):
     def _shown(self, answer: Message) -> SegmentResult:
         """Write what the worker found into the scene."""
         self._requireFrame()
+        self._preview.remove()
         segmentation = read_segmentation(answer["output"], geometry=self._geometry)
         self.writer.write(segmentation)
         node = None

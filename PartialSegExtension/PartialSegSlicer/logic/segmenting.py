@@ -98,6 +98,7 @@ class SegmentingLogic:
         region: Any = None,
         overlap: str = "keep",
         uncertainty: bool = False,
+        preview: bool = False,
         onProgress: OnProgress = None,
         onPartial: Callable[[StructureRow], object] | None = None,
         onFinished: OnFinished = None,
@@ -129,6 +130,9 @@ class SegmentingLogic:
             ``keep``, ``replace others`` or ``only unlocked``.
         uncertainty : bool
             Also measure how sure the network is of each structure, as a volume node too.
+        preview : bool
+            Show voxels as they are found, slab by slab and not yet mended, in a segmentation of their own
+            that goes when the result comes.
         onProgress, onFinished, onError : callable, optional
             See the module; `onFinished` gets the :class:`SegmentResult`.
         onPartial : callable, optional
@@ -143,7 +147,7 @@ class SegmentingLogic:
         PartialSegError
             When the call is wrong; when it waits, also when the run fails or is cancelled.
         """
-        settings = RunSettings(tasks, model or None, device, quality, overlap, uncertainty)
+        settings = RunSettings(tasks, model or None, device, quality, overlap, uncertainty, preview)
         listeners = Listeners(onProgress, self._undoable.noting(onFinished), onError)
         run = SegmentRun(volumeNode, segmentationNode, settings, region, listeners, onPartial)
         self.session.start(run)

@@ -167,6 +167,7 @@ class RunPanel:
                     segmentationNode=settings.outputSegmentation,
                     overlap=settings.overlap,
                     uncertainty=settings.uncertainty,
+                    preview=True,
                     onPartial=self._results.add,
                     **common,
                 )
