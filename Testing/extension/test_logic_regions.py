@@ -111,7 +111,8 @@ def test_uncertainty_says_where_to_look_first(
         assert sums[z] == pytest.approx(sums.max(), rel=1e-5)
         x, y, z = (round(value) for value in (to_voxel @ [*row.center, 1.0])[:3])
         assert mask[z, y, x]
-    # The next run fills the same node; an undo removes it.
+    # The next run fills the same node, and an undo brings the earlier map back.
+    first = entropy.copy()
     second = logic.segment(
         volume,
         tasks=["liver"],
@@ -121,6 +122,15 @@ def test_uncertainty_says_where_to_look_first(
         uncertainty=True,
     )
     assert second.uncertaintyNode is result.uncertaintyNode
+    assert not np.array_equal(slicer_scene.slicer.util.arrayFromVolume(result.uncertaintyNode), first)
+    logic.undoLastRun()
+    np.testing.assert_array_equal(slicer_scene.slicer.util.arrayFromVolume(result.uncertaintyNode), first)
+    assert geometryFromVolumeNode(result.uncertaintyNode).matches(geometry)
+
+
+def test_an_undo_removes_the_map_of_uncertainty_that_its_run_made(logic: Any, volume: Any, random_model: Path) -> None:
+    result = logic.segment(volume, tasks=["liver"], model=str(random_model), device="cpu", uncertainty=True)
+    assert result.uncertaintyNode.GetScene() is not None
     logic.undoLastRun()
     assert result.uncertaintyNode.GetScene() is None
 

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from host import Host
 
+from PartialSegSlicer.logic import setup
 from PartialSegSlicer.logic.errors import SettingError, SetupError
 from PartialSegSlicer.logic.headless import HeadlessLogic
 from PartialSegSlicer.logic.interpreter import ownPython
@@ -32,6 +33,12 @@ HALF_TORCH = PackageState("torch", TORCH, "2.6.0", "cannot be loaded: OSError: W
 
 def state(*packages: PackageState, own: bool = True) -> SetupState:
     return SetupState("/opt/Slicer/bin/PythonSlicer", own, "3.12.10", packages)
+
+
+@pytest.fixture(autouse=True)
+def _no_torch_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in Slicer: these tests share a process with others that compute."""
+    monkeypatch.setattr(setup, "_loaded", lambda name: False)
 
 
 @pytest.fixture
@@ -71,6 +78,19 @@ def test_the_remains_of_a_half_installed_torch_are_removed_first(
     install(state(GOOD, HALF_TORCH))
     assert slicer_app.packages.uninstalled == ["torch torchvision"]
     assert len(torch_requests) == 1
+
+
+def test_a_torch_that_slicer_has_loaded_is_replaced_after_a_restart_only(
+    slicer_app: Host, torch_requests: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(setup, "_loaded", lambda name: name == "torch")
+    with pytest.raises(SetupError) as raised:
+        install(state(MISSING, HALF_TORCH))
+    assert "Restart Slicer" in raised.value.hint
+    assert (slicer_app.packages.installed, slicer_app.packages.uninstalled, torch_requests) == ([], [], [])
+    # Other packages have nothing to do with it.
+    install(state(MISSING))
+    assert slicer_app.packages.installed == ["scipy>=1.13"]
 
 
 def test_without_the_extension_pytorch_its_place_is_said(slicer_app: Host) -> None:

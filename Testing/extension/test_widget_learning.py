@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from typing import Any
 
@@ -135,6 +136,27 @@ def test_a_model_that_is_discarded_leaves_nothing(corrected: OpenPanel) -> None:
     assert sorted(panel.models.iterdir()) == before
     assert not panel.shown("discardButton")
     assert panel.ui.fineTuneButton.enabled
+
+
+def test_another_python_asks_before_it_deletes_a_model_that_waits(corrected: OpenPanel) -> None:
+    panel = corrected
+    panel.ui.saveCaseButton.click()
+    panel.ui.fineTuneButton.click()
+    panel.until(lambda: not panel.logic.busy)
+    before, python = panel.ui.pythonPath.text, panel.logic.python
+    for answer in ("Cancel", "Ok"):
+        panel.host.dialogs.answer(answer)
+        panel.ui.pythonPath.text = sys.executable
+        panel.ui.pythonPath.editingFinished.emit()
+        panel.settle()
+        assert "neither kept nor discarded" in panel.host.dialogs.last
+        assert panel.shown("keepButton") == (answer == "Cancel")
+        assert (panel.ui.pythonPath.text, panel.logic.python) == (
+            (before, python) if answer == "Cancel" else (sys.executable, sys.executable)
+        )
+    assert not panel.shown("errorPanel")
+    assert panel.ui.fineTuneButton.enabled
+    panel.logic.setPython("")
 
 
 def test_fine_tuning_is_cancelled(corrected: OpenPanel) -> None:

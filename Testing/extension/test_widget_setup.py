@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from panel_cases import OpenPanel
 
+from PartialSegSlicer.logic import setup
+
 
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -26,6 +28,8 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def first_day(panel: OpenPanel, bare: Path, monkeypatch: pytest.MonkeyPatch) -> OpenPanel:
     """The panel in a Slicer whose Python has nothing yet."""
+    # As in Slicer: this process has torch for other tests.
+    monkeypatch.setattr(setup, "_loaded", lambda name: False)
     monkeypatch.setenv("PATH", f"{bare.parent}{os.pathsep}{os.environ['PATH']}")
     check(panel)
     return panel

@@ -14,7 +14,7 @@ from PartialSegSlicer.logic import models
 from PartialSegSlicer.logic.casestore import CaseStore, TrainingCase
 from PartialSegSlicer.logic.console import codeOf
 from PartialSegSlicer.logic.diagnostics import describe
-from PartialSegSlicer.logic.errors import ConsentError
+from PartialSegSlicer.logic.errors import ConsentError, UndecidedError
 from PartialSegSlicer.logic.jobs import Listeners
 from PartialSegSlicer.logic.learning import CaseLike, FineTuneJob, FineTuneOutcome, FineTuneSettings, requireUndecided
 from PartialSegSlicer.logic.questions import Question
@@ -38,6 +38,7 @@ class HeadlessLogic(SegmentingLogic):
     def __init__(self, python: str | Path | None = None, casesFolder: Path | None = None) -> None:
         super().__init__(python)
         self.cases = CaseStore(casesFolder)
+        self._made: list[FineTuneOutcome] = []
 
     # ---- models
 
@@ -179,7 +180,14 @@ class HeadlessLogic(SegmentingLogic):
         """
         settings = FineTuneSettings(mode, model, name, structures, device, options, replay)
         listeners = Listeners(onProgress, onFinished, onError)
-        return self._asked(FineTuneJob(self.cases, cases, heldOut, settings, listeners, onLoss), job=True)
+        job = FineTuneJob(self.cases, cases, heldOut, settings, listeners, onLoss, self._made.append)
+        return self._asked(job, job=True)
+
+    @property
+    def undecided(self) -> tuple[FineTuneOutcome, ...]:
+        """The new models that wait for :meth:`keepModel` or :meth:`discardModel`."""
+        self._made = [outcome for outcome in self._made if outcome.bundle.is_dir()]
+        return tuple(self._made)
 
     def keepModel(self, outcome: FineTuneOutcome, overwrite: bool = False) -> str:
         """Install a new model, so that it can be chosen; return its name.
@@ -207,17 +215,26 @@ class HeadlessLogic(SegmentingLogic):
         """Python of the worker."""
         return self.interpreter.path
 
-    def setPython(self, python: str | Path = "") -> None:
+    def setPython(self, python: str | Path = "", discardNew: bool = False) -> None:
         """Run the worker in another Python from now on; in Slicer's own again with an empty text.
+
+        Parameters
+        ----------
+        python : str or Path
+        discardNew : bool
+            Whether new models on which nobody has decided may go: they wait in the worker's folder.
 
         Raises
         ------
         SettingError
             When there is no such program.
+        UndecidedError
+            When there is such a model; nothing has changed then.
         BusyError
             When a job is running.
         """
         self.session.requireIdle("Another Python")
+        self._requireDecided("Another Python", discardNew)
         self.interpreter.choose(python)
         self.session.close()
 
@@ -225,7 +242,9 @@ class HeadlessLogic(SegmentingLogic):
         """Return whether the worker's Python has what it needs, as that Python itself says: a :class:`SetupState`."""
         return self._asked(SetupQuestion(self.interpreter, Listeners(None, onFinished, onError)))
 
-    def repair(self, consent: bool = False, log: Callable[[str], object] | None = None) -> SetupState:
+    def repair(
+        self, consent: bool = False, log: Callable[[str], object] | None = None, discardNew: bool = False
+    ) -> SetupState:
         """Install what is missing into Slicer's own Python; return how it is afterwards.
 
         Parameters
@@ -234,11 +253,15 @@ class HeadlessLogic(SegmentingLogic):
             Whether the user has agreed to what :meth:`setupState` says is missing.
         log : callable, optional
             Called with a line before each step.
+        discardNew : bool
+            Whether new models on which nobody has decided may go, as for :meth:`setPython`.
 
         Raises
         ------
         ConsentError
             When something is missing and nobody agreed; nothing was installed then.
+        UndecidedError
+            When there is such a model; nothing was installed then.
         SetupError
             When it could not be installed.
         BusyError
@@ -249,11 +272,21 @@ class HeadlessLogic(SegmentingLogic):
             return state
         if not consent:
             raise ConsentError(f"{state.sentence} Nothing was installed.", "Agree to it (consent=True).")
+        self._requireDecided("A repair", discardNew)
         # The worker holds files of torch, which Windows replaces only when nobody does.
         self.session.close()
         install(state, log)
         after: SetupState = self.setupState()
         return after
+
+    def _requireDecided(self, wish: str, discard: bool) -> None:
+        """Refuse what ends the worker's folder while new models wait in it."""
+        names = [outcome.name for outcome in self.undecided]
+        if names and not discard:
+            raise UndecidedError(
+                f"{wish} would delete new models that nobody has kept or discarded: {', '.join(names)}.",
+                "Keep or discard them first.",
+            )
 
     # ---- for people
 

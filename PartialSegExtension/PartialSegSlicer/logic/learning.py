@@ -90,6 +90,8 @@ class FineTuneJob(Question):
     listeners : Listeners, optional
     onLoss : callable, optional
         Called with step and loss after each step.
+    onMade : callable, optional
+        Called with the outcome, before anybody else.
 
     Raises
     ------
@@ -105,6 +107,7 @@ class FineTuneJob(Question):
         settings: FineTuneSettings,
         listeners: Listeners | None = None,
         onLoss: Callable[[int, float], object] | None = None,
+        onMade: Callable[[FineTuneOutcome], object] | None = None,
     ) -> None:
         if settings.mode not in MODES:
             raise SettingError(f"There is no mode '{settings.mode}'.", f"Choose from: {', '.join(MODES)}.")
@@ -128,7 +131,7 @@ class FineTuneJob(Question):
             options=None if settings.options is None else dict(settings.options),
         )
         super().__init__("finetune", wanted, listeners)
-        self._onLoss = onLoss
+        self._onLoss, self._onMade = onLoss, onMade
 
     def listen(self, event: Message) -> None:
         """Pass the loss of a step on."""
@@ -137,7 +140,7 @@ class FineTuneJob(Question):
 
     def read(self, answer: Message) -> FineTuneOutcome:
         """Return what was made."""
-        return FineTuneOutcome(
+        outcome = FineTuneOutcome(
             name=str(answer["name"]),
             bundle=Path(answer["bundle"]),
             mode=str(answer["mode"]),
@@ -149,6 +152,9 @@ class FineTuneJob(Question):
             verdict=str(answer["verdict"]),
             seconds=float(answer["seconds"]),
         )
+        if self._onMade is not None:
+            self._onMade(outcome)
+        return outcome
 
 
 def requireUndecided(outcome: FineTuneOutcome) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from PartialSegLib.images import Geometry, Image
 from PartialSegLib.segmentation import PackedMask
 from PartialSegSlicer.geometry import ijkToRasFromGeometry
+from PartialSegSlicer.logic.uncertainty import UncertaintyBefore
 from PartialSegSlicer.writing import WriteReport
 
 Point = tuple[float, float, float]
@@ -73,6 +74,8 @@ class SegmentResult:
         Whether the run made the segmentation node.
     frame : str
         Index value of the frame of a sequence that the segmentation showed; empty when it shows none.
+    uncertaintyBefore : UncertaintyBefore or None
+        What the node showed before, from an earlier run.
     """
 
     segmentationNode: Any
@@ -83,6 +86,7 @@ class SegmentResult:
     notes: tuple[str, ...] = ()
     created: bool = False
     frame: str = ""
+    uncertaintyBefore: UncertaintyBefore | None = None
 
     def byUncertainty(self) -> tuple[StructureRow, ...]:
         """Return the rows that can be reviewed, the most uncertain first; without uncertainty, in order."""

@@ -240,17 +240,19 @@ class SegmentRun(Job[SegmentResult]):
         self._preview.remove()
         segmentation = read_segmentation(answer["output"], geometry=self._geometry)
         self.writer.write(segmentation)
-        node = None
+        node = before = None
         if answer.get("uncertainty"):
             # Not as a scan, which may not have one value everywhere: a sure network is no damage.
             uncertainty = read_volume(Path(answer["uncertainty"]))
             self.writer.measure(segmentation, uncertainty)
-            node = showUncertainty(self.writer.node, self._volumeNode, uncertainty)
+            node, before = showUncertainty(self.writer.node, self._volumeNode, uncertainty)
         write = self.writer.report()
         rows = tuple(self.writer.rows[key] for key in segmentation.keys)
         notes = notesOf(rows, write, self._doubt)
         frame = shownFrame(self.writer.node)
-        return SegmentResult(self.writer.node, rows, answer["report"], write, node, notes, self.writer.created, frame)
+        return SegmentResult(
+            self.writer.node, rows, answer["report"], write, node, notes, self.writer.created, frame, before
+        )
 
     def _requireFrame(self) -> None:
         """Refuse to write into another frame of a sequence than the one that was segmented."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import json
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -221,6 +222,12 @@ def install(state: SetupState, log: Callable[[str], object] | None = None) -> No
         raise SetupError(f"'{state.python}' is not Slicer's own Python.", state.hint)
     broken = [package for package in state.packages if package.problem]
     ordinary = [package for package in broken if package.name != _TORCH]
+    if len(ordinary) < len(broken) and _loaded(_TORCH):
+        # Windows replaces no file of a library that is loaded, and nothing loads another one in its place.
+        raise SetupError(
+            "PyTorch cannot be installed anew while this Slicer has it loaded. Nothing was installed.",
+            "Restart Slicer, and repair before another module uses PyTorch.",
+        )
     try:
         if ordinary:
             say(f"Installing {', '.join(package.requirement for package in ordinary)} ...")
@@ -268,6 +275,11 @@ def _installTorch(package: PackageState) -> None:
     )
     if installed is None:
         raise SetupError("The extension PyTorch did not install PyTorch.", "See Slicer's error log for the reason.")
+
+
+def _loaded(name: str) -> bool:
+    """Whether this process has imported a package."""
+    return name in sys.modules
 
 
 def _module(name: str) -> Any:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
+import vtk
 from slicer import util  # type: ignore[import-untyped]
 
 from PartialSegLib.images import Image
@@ -14,7 +16,22 @@ from PartialSegSlicer.nodes import placeInStudy
 ROLE = "PartialSegUncertainty"
 
 
-def showUncertainty(segmentationNode: Any, volumeNode: Any, uncertainty: Image) -> Any:
+@dataclass(frozen=True)
+class UncertaintyBefore:
+    """What an uncertainty node showed before a run filled it anew, for an undo.
+
+    Parameters
+    ----------
+    imageData : vtkImageData
+        The very voxels, which nobody writes into any more.
+    ijkToRas : vtkMatrix4x4
+    """
+
+    imageData: Any
+    ijkToRas: Any
+
+
+def showUncertainty(segmentationNode: Any, volumeNode: Any, uncertainty: Image) -> tuple[Any, UncertaintyBefore | None]:
     """Put a map of uncertainty into the scene, in place of that of an earlier run.
 
     Parameters
@@ -27,11 +44,18 @@ def showUncertainty(segmentationNode: Any, volumeNode: Any, uncertainty: Image) 
 
     Returns
     -------
-    vtkMRMLScalarVolumeNode
+    node : vtkMRMLScalarVolumeNode
         In the world, under no transform; beside the volume in its study.
+    before : UncertaintyBefore or None
+        What it showed; ``None`` for a new node.
     """
-    node = segmentationNode.GetNodeReference(ROLE)
-    if node is None:
+    node, before = segmentationNode.GetNodeReference(ROLE), None
+    if node is not None:
+        before = UncertaintyBefore(node.GetImageData(), vtk.vtkMatrix4x4())
+        node.GetIJKToRASMatrix(before.ijkToRas)
+        # Voxels are written in place otherwise.
+        node.SetAndObserveImageData(None)
+    else:
         scene = segmentationNode.GetScene()
         name = scene.GenerateUniqueName(f"{volumeNode.GetName()} uncertainty")
         node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
@@ -40,4 +64,17 @@ def showUncertainty(segmentationNode: Any, volumeNode: Any, uncertainty: Image) 
     util.updateVolumeFromArray(node, uncertainty.voxels)
     node.SetIJKToRASMatrix(matrixFromArray(ijkToRasFromGeometry(uncertainty.geometry)))
     node.SetAndObserveTransformNodeID(None)
-    return node
+    return node, before
+
+
+def takeBackUncertainty(segmentationNode: Any, node: Any, before: UncertaintyBefore | None) -> None:
+    """Let an uncertainty node show what it showed before a run, or remove one that the run made."""
+    scene = node.GetScene()
+    if scene is None:
+        return
+    if before is not None:
+        node.SetAndObserveImageData(before.imageData)
+        node.SetIJKToRASMatrix(before.ijkToRas)
+        return
+    segmentationNode.RemoveNodeReferenceIDs(ROLE)
+    scene.RemoveNode(node)

@@ -7,7 +7,7 @@ from typing import Any
 
 from PartialSegLib.errors import SegmentationError
 from PartialSegSlicer.logic.results import SegmentResult
-from PartialSegSlicer.logic.uncertainty import ROLE
+from PartialSegSlicer.logic.uncertainty import takeBackUncertainty
 from PartialSegSlicer.logic.writer import removeIfEmpty
 from PartialSegSlicer.segments import segmentOf
 from PartialSegSlicer.sequences import shownFrame
@@ -63,9 +63,8 @@ class UndoneRuns:
         assert self._last is not None
         result, self._last = self._last, None
         node = result.segmentationNode
-        if result.uncertaintyNode is not None and result.uncertaintyNode.GetScene() is not None:
-            node.RemoveNodeReferenceIDs(ROLE)
-            result.uncertaintyNode.GetScene().RemoveNode(result.uncertaintyNode)
+        if result.uncertaintyNode is not None:
+            takeBackUncertainty(node, result.uncertaintyNode, result.uncertaintyBefore)
         removeIfEmpty(node, created=result.created)
 
     def _undo(self) -> RunUndo:

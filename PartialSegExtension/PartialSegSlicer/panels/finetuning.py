@@ -52,7 +52,10 @@ class FineTunePanel:
         self._ui.discardButton.connect("clicked()", self._discard)
 
     def look(self, ready: bool) -> None:
-        """Offer what can be done now."""
+        """Offer what can be done now; a new model that went with the worker's folder is not asked about."""
+        if self._result is not None and not self._result.bundle.is_dir():
+            self._result = None
+            self._hideOutcome()
         running, undecided = self._job is not None, self._result is not None
         button = self._ui.fineTuneButton
         button.setText(_("Cancel") if running else _("Start"))
@@ -152,20 +155,13 @@ class FineTunePanel:
             name = self._context.logic.keepModel(outcome, overwrite=known)
             self._context.say(_("The new model {name} was kept.").format(name=name))
             self._kept(name)
-        self._forget(outcome)
+        self._context.changed()
 
     def _discard(self) -> None:
         outcome = self._result
         with self._context.guarded():
             self._context.logic.discardModel(outcome)
             self._context.say(_("The new model was discarded."))
-        self._forget(outcome)
-
-    def _forget(self, outcome: Any) -> None:
-        """Ask no more about a new model that is gone; one that could not be kept goes on waiting."""
-        if not outcome.bundle.is_dir():
-            self._result = None
-            self._hideOutcome()
         self._context.changed()
 
     def _hideOutcome(self) -> None:

@@ -135,12 +135,12 @@ class SetupPanel:
         question = _(
             "These packages will be downloaded and installed into Slicer's Python:\n\n{packages}\n\n{hint}\n\nContinue?"
         ).format(packages=packages, hint=state.hint)
-        if not slicer.util.confirmOkCancelDisplay(question, _("Set up PartialSeg")):
+        if not slicer.util.confirmOkCancelDisplay(question, _("Set up PartialSeg")) or not self._mayDiscard():
             return
         self._ui.setupText.setText(_("Installing..."))
         with self._context.guarded():
             slicer.app.processEvents()
-            self._checked(self._context.logic.repair(consent=True, log=self._context.say))
+            self._checked(self._context.logic.repair(consent=True, log=self._context.say, discardNew=True))
             return
         self._checked(state)
 
@@ -155,9 +155,18 @@ class SetupPanel:
         before = "" if self._context.logic.interpreter.own else self._context.logic.python
         if wanted == before:
             return
-        with self._context.guarded():
-            self._context.logic.setPython(wanted)
-            self._state = None
-            self.check()
-            return
+        if self._mayDiscard():
+            with self._context.guarded():
+                self._context.logic.setPython(wanted, discardNew=True)
+                self._state = None
+                self.check()
+                return
         self._ui.pythonPath.setText(before)
+
+    def _mayDiscard(self) -> bool:
+        """Ask whether new models may go on which nobody has decided, when there are any."""
+        names = ", ".join(outcome.name for outcome in self._context.logic.undecided)
+        question = _("The new model {names} was neither kept nor discarded, and would be deleted. Continue?")
+        return not names or bool(
+            slicer.util.confirmOkCancelDisplay(question.format(names=names), _("Set up PartialSeg"))
+        )
