@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from logic_cases import TASKS, spin, unexpected
+from logic_cases import TASKS, large_scan, spin, unexpected
 from worker_cases import until
 
 from PartialSegSlicer.logic.errors import BusyError
 from PartialSegWorker.errors import WorkerError
+from slicer_scene import SlicerScene
 
 
 def test_devices_and_forecasts_are_answered_and_start_no_run(logic: Any, volume: Any, random_model: Path) -> None:
@@ -91,6 +92,31 @@ def test_what_a_callback_raises_reaches_whoever_polls_and_the_next_run_works(
         spin(logic, run)
     assert run.state == "finished"
     assert logic.segment(volume, **settings).structures
+
+
+def test_an_interrupted_call_stops_its_run_and_nothing_else(
+    logic: Any, slicer_scene: SlicerScene, random_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = slicer_scene.add_volume(large_scan())
+    settings = {"model": str(random_model), "device": "cpu"}
+    logic.segment(large, tasks=["spleen"], **settings)
+    worker, folder = logic.session.client.hello["pid"], logic.session.client.folder
+    poll = logic.session.poll
+
+    def interrupted() -> None:
+        poll()
+        if logic.job.progress is not None:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(logic.session, "poll", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            logic.segment(large, **settings)
+    assert logic.job.state == "cancelled"
+    assert not logic.busy
+    assert folder.is_dir()
+    assert logic.segment(large, tasks=["spleen"], **settings).structures[0].key == "spleen"
+    assert logic.session.client.hello["pid"] == worker
 
 
 def test_a_python_that_is_no_worker_fails_the_job_and_not_the_module(

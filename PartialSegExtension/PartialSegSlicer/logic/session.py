@@ -141,8 +141,11 @@ class Session:
                 if not job.ended:
                     time.sleep(_TICK)
         except BaseException:
-            # Ctrl+C, or a callback that raised: nobody will poll for this job any more.
-            self.close()
+            # Ctrl+C, or a callback that raised: nobody waits for this job any more. The worker stays, and with
+            # it its folder, where a new model may wait for a decision.
+            if not job.ended:
+                job.cancel()
+                job.abandon("Stopped: it was interrupted.")
             raise
         if job.error is not None:
             raise job.error
