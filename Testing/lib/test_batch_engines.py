@@ -10,6 +10,7 @@ import pytest
 from batch_work import begins, make_job, make_scans, work
 
 from PartialSegLib.batch import ENGINES, BatchError, BatchJob, Engine, Shard, make_engine, run_batch
+from PartialSegLib.batch.contract import WorkerLostError
 from PartialSegLib.batch.engines import daskengine
 from PartialSegLib.errors import CancelledError, MissingExtraError
 from PartialSegLib.progress import Monitor
@@ -85,6 +86,24 @@ def test_a_broken_scan_and_a_dead_worker_cost_no_other_scan(start: Maker, tmp_pa
     message = report.failed[1].message
     assert "'e' died" in message
     assert "2 times" in message
+
+
+def test_a_scan_that_waits_at_a_process_of_dask_that_dies_was_not_what_killed_it(
+    importable: None, tmp_path: Path
+) -> None:
+    distributed = pytest.importorskip("distributed")
+    scans, job = make_scans(tmp_path / "scans", a="kills", b="fine"), make_job(tmp_path)
+    (tmp_path / "results" / ".partialseg").mkdir(parents=True)
+    with daskengine._local_cluster(distributed, 1) as cluster:
+        address = cluster.scheduler_address
+        with make_engine("dask", job, workers=1, address=address, work=work) as engine:
+            # Both at once, which a batch does only where it sees two processes.
+            killing, waiting = [engine.submit(scan) for scan in scans]
+            with pytest.raises(WorkerLostError, match="'a' died"):
+                killing.result(120)
+            assert waiting.result(120).done
+    assert begins(tmp_path) == ["a", "b"]
+    assert [path.name for path in (tmp_path / "results" / ".partialseg").iterdir()] == ["b.json"]
 
 
 def test_shards_divide_the_work_and_their_reports(start: Maker, tmp_path: Path) -> None:
