@@ -250,7 +250,9 @@ class PartialSegTest(ScriptedLoadableModuleTest):
         """Segment the synthetic CT with the bundled model; undo puts the scene back."""
         self.delayDisplay(_("Segmenting a phantom"))
         state = self.logic.setupState()
-        self.assertTrue(state.ready, state.sentence)
+        if not state.ready:
+            # A new Slicer has no PyTorch, and nothing is installed unasked.
+            self.skipTest(state.sentence)
         volume = addPhantom(self.logic)
         result = self.logic.segment(volume, tasks=["liver", "spleen"], model="demo", quality="fast")
         found = {row.key: row.volumeMl for row in result.structures}

@@ -45,6 +45,21 @@ def createSegmentationNode(volumeNode: Any, name: str = "") -> Any:
     return node
 
 
+def adoptSegmentationNode(segmentationNode: Any, volumeNode: Any) -> None:
+    """Make a bare node what :func:`createSegmentationNode` makes: a selector adds one that no view draws.
+
+    An empty one without a place goes to its volume; one with segments keeps its place.
+    """
+    if segmentationNode.GetDisplayNode() is None:
+        segmentationNode.CreateDefaultDisplayNodes()
+    if segmentationNode.GetSegmentation().GetNumberOfSegments() or segmentationNode.GetTransformNodeID():
+        return
+    reference = slicer.vtkSegmentationConverter.GetReferenceImageGeometryParameterName()
+    if not segmentationNode.GetSegmentation().GetConversionParameter(reference):
+        segmentationNode.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
+        placeInStudy(segmentationNode, volumeNode)
+
+
 def placeInStudy(segmentationNode: Any, volumeNode: Any) -> None:
     """Put a segmentation node beside its volume in the subject hierarchy, under the same study.
 

@@ -46,6 +46,7 @@ def parts(wanted: SegmentParameters, emit: Callable[[str, Message], object]) -> 
 
 def preview(wanted: SegmentParameters, emit: Callable[[str, Message], object]) -> Callable[[Segmentation], object]:
     """Return what gathers the voxels of finished slabs, and tells them now and then."""
+    from PartialSegLib.errors import SegmentationError
     from PartialSegLib.postprocessing import join
     from PartialSegLib.segmentation import PackedMask, Segmentation
     from PartialSegLib.segmentationfiles import write_segmentation
@@ -64,10 +65,14 @@ def preview(wanted: SegmentParameters, emit: Callable[[str, Message], object]) -
             return
         shown = tuple(structure for structure in slab.structures if structure.key in masks)
         output = f"{stem}.preview{next(numbers)}.seg.nrrd"
-        write_segmentation(Segmentation(slab.geometry, shown, dict(masks), slab.algorithm), output)
+        told = time.monotonic()
+        try:
+            write_segmentation(Segmentation(slab.geometry, shown, dict(masks), slab.algorithm), output)
+        except SegmentationError:
+            # Kept for the next look; whether the result has room on the disk, it finds out itself.
+            return
         emit("preview", {"output": output})
         masks.clear()
-        told = time.monotonic()
 
     return gather
 

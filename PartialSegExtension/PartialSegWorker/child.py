@@ -89,17 +89,19 @@ class Child:
         return self._lines.get(timeout=timeout) if timeout > 0 else self._lines.get_nowait()
 
     def end(self, timeout: float) -> int | None:
-        """Close its input, wait up to `timeout` seconds, then kill what is left.
+        """Close its input and wait up to `timeout` seconds, if any, then kill what is left.
 
         Returns
         -------
         int or None
             Its exit status; ``None`` when it had to be killed.
         """
-        with suppress(OSError):
-            self._input.close()
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(timeout)
+        if timeout > 0:
+            with suppress(OSError):
+                self._input.close()
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout)
+        # Without time to end by itself it must not: a worker whose input ends removes the private folder.
         status = self._process.poll()
         self._kill()
         return status

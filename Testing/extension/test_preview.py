@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from logic_cases import TASKS, large_scan, spin
 from mrml_cases import RIGID, add_transform
 
 from PartialSegLib.errors import PartialSegError
+from PartialSegLib.segmentation import Segmentation
+from PartialSegLib.segmentationfiles import write_segmentation
+from PartialSegLib.structures import catalogue
 from PartialSegSlicer.cases import maskOnVolume
+from PartialSegSlicer.logic import preview
+from PartialSegSlicer.logic.preview import RunPreview
 from PartialSegSlicer.nodes import createSegmentationNode
 from PartialSegSlicer.segments import segmentIDs
 from PartialSegSlicer.volumes import geometryFromVolumeNode
@@ -28,18 +35,22 @@ def large(slicer_scene: SlicerScene) -> Any:
 
 @pytest.fixture
 def glances(monkeypatch: pytest.MonkeyPatch) -> list[Glance]:
-    """What is called with the preview's node (``None`` without one) whenever more voxels came."""
-    from PartialSegSlicer.logic.preview import RunPreview
-
+    """What is called with the preview's node whenever more voxels were drawn; here that is as soon as they come."""
     called: list[Glance] = []
-    add = RunPreview.add
+    add, show = RunPreview.add, RunPreview._show
 
-    def adding(self: Any, *arguments: Any) -> None:
-        add(self, *arguments)
+    def adding(self: Any, file: Path) -> None:
+        add(self, file)
+        self.draw(geometryFromVolumeNode(self._volumeNode))
+
+    def showing(self: Any, geometry: Any) -> None:
+        show(self, geometry)
         for glance in called:
             glance(self.node)
 
+    monkeypatch.setattr(preview, "_REST", 0.0)
     monkeypatch.setattr(RunPreview, "add", adding)
+    monkeypatch.setattr(RunPreview, "_show", showing)
     return called
 
 
@@ -118,13 +129,12 @@ def test_a_preview_that_somebody_deletes_does_not_come_back_and_costs_no_result(
 
     def delete(preview: Any) -> None:
         seen.append(preview)
-        if preview is not None:
-            slicer_scene.scene.RemoveNode(preview)
+        slicer_scene.scene.RemoveNode(preview)
 
     glances.append(delete)
     job, errors = run(logic, large, random_model)
     assert not errors
-    assert [node is not None for node in seen] == [True] + [False] * (len(seen) - 1)
+    assert len(seen) == 1
     assert job.result.structures
     assert segmentations(slicer_scene) == 1
 
@@ -136,13 +146,11 @@ def test_a_volume_that_is_moved_is_not_previewed_at_the_wrong_place(
 
     def move(preview: Any) -> None:
         seen.append(preview)
-        if len(seen) == 1:
-            add_transform(slicer_scene, RIGID, large)
+        add_transform(slicer_scene, RIGID, large)
 
     glances.append(move)
     _, errors = run(logic, large, random_model)
-    assert seen[0] is not None
-    assert seen[1:] == [None] * (len(seen) - 1)
+    assert len(seen) == 1
     assert "was moved" in errors[0].message
     assert segmentations(slicer_scene) == 0
 
@@ -152,3 +160,39 @@ def test_without_asking_for_it_nothing_is_shown_early(
 ) -> None:
     glances.append(lambda preview: pytest.fail("nobody asked"))
     assert logic.segment(large, model=str(random_model), device="cpu").structures
+
+
+def test_a_preview_that_cannot_be_drawn_costs_no_result(
+    glances: list[Glance], logic: Any, large: Any, slicer_scene: SlicerScene, random_model: Path
+) -> None:
+    def clumsy(node: Any) -> None:
+        raise MemoryError
+
+    glances.append(clumsy)
+    job, errors = run(logic, large, random_model, tasks=["spleen"])
+    assert not errors
+    assert segmentations(slicer_scene) == 1
+    assert not [file for file in logic.session.client.folder.iterdir() if "preview" in file.name]
+    assert job.result.structures
+
+
+def test_drawing_leaves_the_time_to_the_user(
+    slicer_scene: SlicerScene, large: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    geometry = geometryFromVolumeNode(large)
+    spleen = catalogue()["spleen"]
+    clock = iter([0.0, 2.0, 2.0, 19.9, 20.1, 20.2, 20.2])
+    monkeypatch.setattr(preview, "time", types.SimpleNamespace(monotonic=lambda: next(clock)))
+    shown = RunPreview(large)
+    drawn = []
+    for number in range(3):
+        array = np.zeros(geometry.shape, bool)
+        array[10 * number : 10 * number + 5, 20:30, 20:30] = True
+        part = Segmentation.from_arrays(geometry, [spleen], {"spleen": array})
+        write_segmentation(part, file := tmp_path / f"{number}.seg.nrrd")
+        shown.add(file)
+        # The first takes two seconds: the second comes too soon, the third after nine times as long.
+        shown.draw(geometry)
+        drawn.append(maskOnVolume(shown.node, "spleen", geometry).count)
+    assert drawn == [500, 500, 1500]
+    assert list(tmp_path.iterdir()) == []

@@ -243,7 +243,11 @@ class HeadlessLogic(SegmentingLogic):
         return self._asked(SetupQuestion(self.interpreter, Listeners(None, onFinished, onError)))
 
     def repair(
-        self, consent: bool = False, log: Callable[[str], object] | None = None, discardNew: bool = False
+        self,
+        consent: bool = False,
+        log: Callable[[str], object] | None = None,
+        discardNew: bool = False,
+        progress: bool = False,
     ) -> SetupState:
         """Install what is missing into Slicer's own Python; return how it is afterwards.
 
@@ -255,6 +259,8 @@ class HeadlessLogic(SegmentingLogic):
             Called with a line before each step.
         discardNew : bool
             Whether new models on which nobody has decided may go, as for :meth:`setPython`.
+        progress : bool
+            Whether Slicer may show its window with the progress of pip; without it no window is shown.
 
         Raises
         ------
@@ -275,7 +281,7 @@ class HeadlessLogic(SegmentingLogic):
         self._requireDecided("A repair", discardNew)
         # The worker holds files of torch, which Windows replaces only when nobody does.
         self.session.close()
-        install(state, log)
+        install(state, log, progress=progress)
         after: SetupState = self.setupState()
         return after
 

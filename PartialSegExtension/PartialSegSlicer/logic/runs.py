@@ -161,10 +161,14 @@ class SegmentRun(Job[SegmentResult]):
             self._stop()
 
     def look(self) -> None:
-        """End at once when what the run is about is gone; its worker stops by itself."""
-        if self._lost and not self.ended:
+        """End at once when what the run is about is gone, whose worker stops by itself; else show what was found."""
+        if self.ended:
+            return
+        if self._lost:
             self._stop()
             self.abandon(f"{self._lost} The run was stopped.")
+        elif self._geometry is not None:
+            self._preview.draw(self._geometry)
 
     def release(self, *, succeeded: bool) -> None:
         """Stop watching, delete the files, and take back an unfinished result."""
@@ -189,27 +193,23 @@ class SegmentRun(Job[SegmentResult]):
 
     def _hear(self, event: Message) -> None:
         """Show what was found so far, or the structures of a task that are final before the others are."""
-        show = {"preview": self._glance, "partial": self._part}.get(event.get("event", ""))
-        if show is None:
-            return
-        file = Path(event["output"])
-        self._files.append(file)
-        self.look()
-        if not self.ended:
-            show(file)
-
-    def _glance(self, file: Path) -> None:
-        """Show voxels that were found since the last time."""
-        with self.step():
-            assert self._geometry is not None
-            self._preview.add(file, self._geometry)
+        if event.get("event") == "preview":
+            self._preview.add(Path(event["output"]))
+        elif event.get("event") == "partial":
+            file = Path(event["output"])
+            self._files.append(file)
+            self._preview.remove()
+            self.look()
+            if self.ended:
+                file.unlink(missing_ok=True)
+            else:
+                self._part(file)
 
     def _part(self, file: Path) -> None:
         """Show the structures of a task that are final before the others are."""
         rows: tuple[StructureRow, ...] = ()
         with self.step():
             self._requireFrame()
-            self._preview.remove()
             made = self.writer.node is None
             rows = self.writer.write(read_segmentation(file, geometry=self._geometry))
             if made and self._watch is not None:
@@ -225,6 +225,7 @@ class SegmentRun(Job[SegmentResult]):
         self.fail(error)
 
     def _done(self, answer: Message) -> None:
+        self._preview.remove()
         self.look()
         if self.ended:
             return
@@ -237,7 +238,6 @@ class SegmentRun(Job[SegmentResult]):
     def _shown(self, answer: Message) -> SegmentResult:
         """Write what the worker found into the scene."""
         self._requireFrame()
-        self._preview.remove()
         segmentation = read_segmentation(answer["output"], geometry=self._geometry)
         self.writer.write(segmentation)
         node = before = None

@@ -108,7 +108,7 @@ class SetupState:
         if self.problem:
             return "Choose another Python, or go back to Slicer's own."
         if self.own:
-            return "Repair installs what is missing. PyTorch takes about 2 GB on the disk with CUDA, 0.7 GB without."
+            return "Repair installs what is missing. PyTorch takes several GB on the disk with CUDA, and one without."
         return f"Run this in a terminal: {self.command}"
 
     @property
@@ -201,7 +201,7 @@ class SetupQuestion(Question):
         return file.read().decode("utf-8", "replace")
 
 
-def install(state: SetupState, log: Callable[[str], object] | None = None) -> None:
+def install(state: SetupState, log: Callable[[str], object] | None = None, *, progress: bool = False) -> None:
     """Install what a state says is missing into Slicer's own Python; call it after the user has agreed.
 
     It runs in the thread that calls it, which is the main thread, as pip in Slicer must.
@@ -211,6 +211,8 @@ def install(state: SetupState, log: Callable[[str], object] | None = None) -> No
     state : SetupState
     log : callable, optional
         Called with a line before each step.
+    progress : bool
+        Whether Slicer may show a window with the progress of pip.
 
     Raises
     ------
@@ -231,7 +233,7 @@ def install(state: SetupState, log: Callable[[str], object] | None = None) -> No
     try:
         if ordinary:
             say(f"Installing {', '.join(package.requirement for package in ordinary)} ...")
-            _installOrdinary(ordinary)
+            _installOrdinary(ordinary, progress)
         for package in broken:
             if package.name == _TORCH:
                 say(f"Installing {package.requirement} ...")
@@ -243,7 +245,7 @@ def install(state: SetupState, log: Callable[[str], object] | None = None) -> No
         ) from error
 
 
-def _installOrdinary(packages: Sequence[PackageState]) -> None:
+def _installOrdinary(packages: Sequence[PackageState], progress: bool) -> None:
     """Install packages with ``slicer.packaging`` (Slicer 5.11 and later), or else with ``slicer.util``."""
     wanted = [package.requirement for package in packages]
     # What is there and does not load is installed again: pip would take it for good.
@@ -255,8 +257,14 @@ def _installOrdinary(packages: Sequence[PackageState]) -> None:
         util.pip_install(wanted)
         return
     requirement = importlib.import_module("packaging.requirements").Requirement
-    # The panel has asked already.
-    packaging.pip_ensure([requirement(item) for item in wanted], requester="PartialSeg", prompt_install=False)
+    # The panel has asked already, and the worker needs no restart of Slicer.
+    packaging.pip_ensure(
+        [requirement(item) for item in wanted],
+        requester="PartialSeg",
+        prompt_install=False,
+        prompt_restart=False,
+        show_progress=progress,
+    )
 
 
 def _installTorch(package: PackageState) -> None:
@@ -278,8 +286,8 @@ def _installTorch(package: PackageState) -> None:
 
 
 def _loaded(name: str) -> bool:
-    """Whether this process has imported a package."""
-    return name in sys.modules
+    """Whether this process has imported a package, or parts of one that failed to load."""
+    return any(module == name or module.startswith(f"{name}.") for module in sys.modules)
 
 
 def _module(name: str) -> Any:

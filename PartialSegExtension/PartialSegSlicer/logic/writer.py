@@ -13,7 +13,7 @@ from PartialSegLib.images import Geometry, Image
 from PartialSegLib.segmentation import PackedMask, Segmentation
 from PartialSegSlicer.logic.regions import Region, keepOutside
 from PartialSegSlicer.logic.results import StructureRow, centerOf, uncertaintyOf
-from PartialSegSlicer.nodes import createSegmentationNode, requireSegmentationNode
+from PartialSegSlicer.nodes import adoptSegmentationNode, createSegmentationNode, requireSegmentationNode
 from PartialSegSlicer.segments import findSegment, segmentIDs, segmentOf
 from PartialSegSlicer.undo import RunUndo
 from PartialSegSlicer.writing import Overlap, WriteReport, requireSameGrid, writeSegmentation
@@ -150,6 +150,8 @@ class RunWriter:
             self.node = createSegmentationNode(self.volumeNode)
             self.created = True
         requireSegmentationNode(self.node)
+        if not self.created:
+            adoptSegmentationNode(self.node, self.volumeNode)
         if self._undo is None:
             self._undo = RunUndo(self.node)
         return self._undo

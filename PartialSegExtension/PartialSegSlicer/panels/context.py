@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from slicer.i18n import tr as _  # type: ignore[import-untyped]
+
 from PartialSegLib.errors import PartialSegError
 
 
@@ -41,11 +43,15 @@ class Context:
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
-        """Show an error that a user can understand; anything else is a defect and passes."""
+        """Show what a user can do something about; anything else is a defect and passes."""
         try:
             yield
         except PartialSegError as error:
             self.fail(error)
+        except OSError as error:
+            self.fail(PartialSegError(str(error), _("Is the disk full, or a folder gone?")))
+        except MemoryError:
+            self.fail(PartialSegError(_("Slicer has no memory left for this."), _("Close other data or programs.")))
 
     @property
     def busy(self) -> bool:

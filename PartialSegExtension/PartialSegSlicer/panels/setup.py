@@ -33,7 +33,7 @@ class SetupPanel:
     def __init__(self, context: Context, onDevices: Callable[[list[dict[str, Any]]], None]) -> None:
         self._context, self._ui, self._onDevices = context, context.ui, onDevices
         self._state: Any = None
-        self._checking = False
+        self._checking = self._asking = False
         #: What a job has driven away, to be asked again after it.
         self._again: Callable[[], None] | None = None
         setTone(self._ui.setupBanner, _AMBER)
@@ -140,7 +140,9 @@ class SetupPanel:
         self._ui.setupText.setText(_("Installing..."))
         with self._context.guarded():
             slicer.app.processEvents()
-            self._checked(self._context.logic.repair(consent=True, log=self._context.say, discardNew=True))
+            self._checked(
+                self._context.logic.repair(consent=True, log=self._context.say, discardNew=True, progress=True)
+            )
             return
         self._checked(state)
 
@@ -153,9 +155,15 @@ class SetupPanel:
     def _choosePython(self) -> None:
         wanted = self._ui.pythonPath.text.strip()
         before = "" if self._context.logic.interpreter.own else self._context.logic.python
-        if wanted == before:
+        if wanted == before or self._asking:
             return
-        if self._mayDiscard():
+        # The question takes the focus, which tells the end of editing once more.
+        self._asking = True
+        try:
+            allowed = self._mayDiscard()
+        finally:
+            self._asking = False
+        if allowed:
             with self._context.guarded():
                 self._context.logic.setPython(wanted, discardNew=True)
                 self._state = None

@@ -23,6 +23,7 @@ def stageName(stage: str) -> str:
     """Return what a stage of work is called; a stage of a task keeps the task's name."""
     known = {
         "read": _("Reading the volume"),
+        "cases": _("Reading the training cases"),
         "load": _("Loading the model"),
         "prepare": _("Preparing"),
         "find region": _("Finding the region"),

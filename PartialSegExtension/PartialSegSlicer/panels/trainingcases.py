@@ -85,6 +85,7 @@ class CasePanel:
         structures = _("Damaged") if case.problem else ", ".join(map(self._nameOf, case.structures))
         self._table.setItem(row, _STRUCTURES, cell(structures, tip=structures))
         if case.problem:
+            self._table.removeCellWidget(row, _USE)
             self._table.setItem(row, _USE, cell("-"))
             return
         combo = qt.QComboBox()
