@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from PartialSegLib.segmentation import Segmentation
     from PartialSegLib.structures import Task
 
-#: Seconds between two looks at what was found: eyes need no more, and a front end draws each.
-_PREVIEW_SECONDS = 0.5
-
 
 def write(result: Result, wanted: SegmentParameters) -> None:
     """Write the files of a complete result."""
@@ -52,6 +49,7 @@ def preview(wanted: SegmentParameters, emit: Callable[[str, Message], object]) -
     from PartialSegLib.segmentationfiles import write_segmentation
 
     stem = wanted.output[: -len(".seg.nrrd")]
+    seconds = wanted.preview or 0.0
     masks: dict[str, PackedMask] = {}
     numbers = count(1)
     told = time.monotonic()
@@ -61,7 +59,7 @@ def preview(wanted: SegmentParameters, emit: Callable[[str, Message], object]) -
         for key, mask in slab.masks.items():
             if mask.bits.size:
                 masks[key] = join(masks[key], mask) if key in masks else mask
-        if not masks or time.monotonic() < told + _PREVIEW_SECONDS:
+        if not masks or time.monotonic() < told + seconds:
             return
         shown = tuple(structure for structure in slab.structures if structure.key in masks)
         output = f"{stem}.preview{next(numbers)}.seg.nrrd"

@@ -157,7 +157,7 @@ class Engine:
             uncertainty=wanted.uncertainty is not None,
             monitor=monitor,
             cache=self._features(),
-            slab=preview(wanted, emit) if wanted.preview else None,
+            slab=preview(wanted, emit) if wanted.preview is not None else None,
             finished=parts(wanted, emit) if wanted.partial and len(tasks) > 1 else None,
         )
         monitor.step("write", 0, 1)

@@ -157,22 +157,23 @@ class SegmentParameters(ForecastParameters):
     partial : bool
         Whether each of several tasks is told as soon as its structures change no more, by a ``partial``
         event with a file of its own beside `output`.
-    preview : bool
-        Whether voxels are told as they are found, by ``preview`` events with files of their own beside `output`.
+    preview : float, optional
+        Seconds after which voxels that were found are told, by ``preview`` events with files of their own
+        beside `output`; without it they are not.
     """
 
     output: str
     region: list[float] | None = None
     uncertainty: str | None = None
     partial: bool = False
-    preview: bool = False
+    preview: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check("output", str)
         self._check("uncertainty", str, NoneType)
         self._check("partial", bool)
-        self._check("preview", bool)
+        self._check("preview", float, int, NoneType)
         self._check_region()
         if not self.output.lower().endswith(".seg.nrrd"):
             raise ValueError(f"'output' is {self.output!r}, not the name of a .seg.nrrd file")

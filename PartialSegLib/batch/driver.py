@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import replace
 
 from PartialSegLib.batch.contract import BatchError, BatchJob, Engine, Outcome, Scan, WorkerLostError
 from PartialSegLib.batch.markers import FOLDER, read_marker
@@ -67,7 +68,7 @@ def run_batch(
         raise BatchError(f"{job.output} cannot be made: {error.strerror}.", "Choose another folder.") from error
     outcomes = {scan.name: outcome for scan in mine if (outcome := _earlier(job, scan)) is not None}
     monitor.step("scans", len(outcomes), len(mine))
-    for outcome in _worked_on([scan for scan in mine if scan.name not in outcomes], engine):
+    for outcome in _worked_on(job, [scan for scan in mine if scan.name not in outcomes], engine):
         if outcome is not None:
             outcomes[outcome.scan] = outcome
             if told is not None:
@@ -78,7 +79,7 @@ def run_batch(
     return report
 
 
-def _worked_on(scans: list[Scan], engine: Engine) -> Iterator[Outcome | None]:
+def _worked_on(job: BatchJob, scans: list[Scan], engine: Engine) -> Iterator[Outcome | None]:
     """Yield what becomes of each scan, as workers finish, and ``None`` where nothing did for a while.
 
     Never more are begun than there are workers, so that a stopped batch gives up as few as possible.
@@ -98,7 +99,10 @@ def _worked_on(scans: list[Scan], engine: Engine) -> Iterator[Outcome | None]:
             try:
                 yield future.result()
             except WorkerLostError as error:
-                if attempts[scan.name] < ATTEMPTS:
+                # It may have died after its work, before anybody heard of it.
+                if (done := _earlier(job, scan)) is not None:
+                    yield replace(done, earlier=False)
+                elif attempts[scan.name] < ATTEMPTS:
                     waiting.append(scan)
                 else:
                     yield Outcome.failed(scan, error.code, f"{error} This happened {ATTEMPTS} times.")

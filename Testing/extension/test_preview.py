@@ -17,7 +17,7 @@ from PartialSegLib.segmentation import Segmentation
 from PartialSegLib.segmentationfiles import write_segmentation
 from PartialSegLib.structures import catalogue
 from PartialSegSlicer.cases import maskOnVolume
-from PartialSegSlicer.logic import preview
+from PartialSegSlicer.logic import preview, runs
 from PartialSegSlicer.logic.preview import RunPreview
 from PartialSegSlicer.nodes import createSegmentationNode
 from PartialSegSlicer.segments import segmentIDs
@@ -48,6 +48,7 @@ def glances(monkeypatch: pytest.MonkeyPatch) -> list[Glance]:
         for glance in called:
             glance(self.node)
 
+    monkeypatch.setattr(runs, "_PREVIEW_SECONDS", 0.0)
     monkeypatch.setattr(preview, "_REST", 0.0)
     monkeypatch.setattr(RunPreview, "add", adding)
     monkeypatch.setattr(RunPreview, "_show", showing)

@@ -17,7 +17,7 @@ from PartialSegLib.postprocessing import apply_rules
 from PartialSegLib.progress import Monitor
 from PartialSegLib.segmentation import Segmentation
 from PartialSegLib.segmentationfiles import read_segmentation
-from PartialSegWorker import SegmentParameters, WorkerClient, answers
+from PartialSegWorker import SegmentParameters, WorkerClient
 from PartialSegWorker.engine import Engine
 from PartialSegWorker.parameters import UncertaintyParameters
 
@@ -159,9 +159,8 @@ def test_a_single_task_comes_as_a_whole(client: WorkerClient, image: Path, model
 
 
 def test_voxels_are_told_as_they_are_found_and_inside_of_the_region_only(
-    image: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    image: Path, model: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(answers, "_PREVIEW_SECONDS", 0.0)
     geometry = read_image(image).geometry
     low, high = geometry.affine @ [8, 8, 2, 1], geometry.affine @ [36, 32, 18, 1]
     region = [float(value) for pair in zip(low[:3], high[:3], strict=True) for value in sorted(pair)]
@@ -171,7 +170,7 @@ def test_voxels_are_told_as_they_are_found_and_inside_of_the_region_only(
         assert event == "preview"
         told.append(read_segmentation(fields["output"], geometry=geometry))
 
-    request = wanted(image, model, tmp_path, tasks=None, preview=True, region=region)
+    request = wanted(image, model, tmp_path, tasks=None, preview=0.0, region=region)
     Engine().segment(request, Monitor(), emit)
     assert len(told) > 1
     inside = np.zeros(geometry.shape, bool)
@@ -191,10 +190,7 @@ def test_voxels_are_told_as_they_are_found_and_inside_of_the_region_only(
         np.testing.assert_array_equal(mended.array(key), whole.array(key))
 
 
-def test_voxels_are_told_only_now_and_then(
-    image: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(answers, "_PREVIEW_SECONDS", 3600.0)
-    request = wanted(image, model, tmp_path, tasks=None, preview=True)
+def test_voxels_are_told_only_now_and_then(image: Path, model: Path, tmp_path: Path) -> None:
+    request = wanted(image, model, tmp_path, tasks=None, preview=3600.0)
     Engine().segment(request, Monitor(), lambda event, fields: pytest.fail("nobody needs to look so soon"))
     assert [file.name for file in tmp_path.iterdir()] == ["result.seg.nrrd"]

@@ -22,7 +22,7 @@ from PartialSegWorker.environment import child_environment, package_folders
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="needs signals and named pipes")
 #: Seconds after which a test gives up. Nothing takes this long on a working computer, loaded as it may be.
-PATIENCE = 120.0
+PATIENCE = 600.0
 
 
 def blobs(shape: tuple[int, int, int], seed: int = 0) -> Image:

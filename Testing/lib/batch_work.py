@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 from PartialSegLib.batch import BatchJob, Outcome, Scan
 from PartialSegLib.batch.markers import read_marker, write_marker
@@ -54,6 +55,7 @@ def make_scans(folder: Path, **fates: str) -> list[Scan]:
     return [Scan(name, folder / f"{name}.nii.gz") for name in sorted(fates)]
 
 
-def make_job(folder: Path, **options: str) -> BatchJob:
-    """A job whose results lie in ``results`` of a folder; with a device, for which no worker needs torch."""
-    return BatchJob(folder / "model", "0" * 64, folder / "results", ("liver",), device="cpu", **options)  # type: ignore[arg-type]
+def make_job(folder: Path, **options: Any) -> BatchJob:
+    """A job whose results lie in ``results`` of a folder, of one thread a scan; its device needs no torch."""
+    settings = {"device": "cpu", "threads": 1} | options
+    return BatchJob(folder / "model", "0" * 64, folder / "results", ("liver",), **settings)

@@ -8,9 +8,10 @@ batches in order and is told how long it waited. Called by the trainer.
 from __future__ import annotations
 
 import signal
+import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
 import numpy as np
 import torch
@@ -137,11 +138,11 @@ class BatchLoader:
             batch = next(self._stream)
         except StopIteration as error:
             raise CollectionError(f"Batch {index} lies beyond the end of the training.") from error
-        except RuntimeError as error:
-            if not str(error).startswith(_DIED):
+        except (RuntimeError, EOFError, ConnectionError) as error:
+            if isinstance(error, RuntimeError) and not str(error).startswith(_DIED):
                 raise
             raise CollectionError(
-                f"A process that makes batches has ended: {str(error).splitlines()[0]}",
+                f"A process that makes batches has ended: {[*str(error).splitlines(), 'its pipe is closed'][0]}",
                 "Was there too little memory? Give fewer 'workers' in [loading] of the recipe.",
             ) from error
         if isinstance(batch, PartialSegError):
@@ -150,18 +151,34 @@ class BatchLoader:
 
     def _start(self, first: int) -> Iterator[Batch | PartialSegError]:
         """Start the workers; the first batch they make is that of index `first`."""
-        return iter(
-            DataLoader(
-                _Batches(self._maker, self._parts, first, self._steps * len(self._parts)),
-                batch_size=None,
-                num_workers=self._workers,
-                prefetch_factor=self._ahead,
-                pin_memory=self._device.type == "cuda",
-                # A process that was forked from one with threads of torch and blosc2 may hang.
-                multiprocessing_context="spawn",
-                worker_init_fn=_leave_signals_to_the_training,
-            )
+        loader = DataLoader(
+            _Batches(self._maker, self._parts, first, self._steps * len(self._parts)),
+            batch_size=None,
+            num_workers=self._workers,
+            prefetch_factor=self._ahead,
+            pin_memory=self._device.type == "cuda",
+            # A process that was forked from one with threads of torch and blosc2 may hang.
+            multiprocessing_context="spawn",
+            worker_init_fn=_leave_signals_to_the_training,
         )
+        with _signals_of_children_as_they_are():
+            return iter(loader)
+
+
+@contextmanager
+def _signals_of_children_as_they_are() -> Iterator[None]:
+    """Leave no handler behind that raises wherever the training is when a worker dies.
+
+    PyTorch installs one with its first workers. Without it, a dead worker is found when its batch is asked for.
+    """
+    number = getattr(signal, "SIGCHLD", None)
+    if number is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(number)
+    yield
+    if before is not None:
+        signal.signal(number, before)
 
 
 def _leave_signals_to_the_training(worker: int) -> None:

@@ -36,6 +36,9 @@ from PartialSegWorker.parameters import SegmentParameters
 from PartialSegWorker.protocol import Message
 from PartialSegWorker.request import Request
 
+#: Seconds between two looks at what was found: eyes need no more.
+_PREVIEW_SECONDS = 0.5
+
 
 @dataclass(frozen=True)
 class RunSettings:
@@ -71,7 +74,7 @@ def requestOf(
         region=None if region is None else list(region),
         uncertainty=uncertainty,
         partial=partial,
-        preview=settings.preview,
+        preview=_PREVIEW_SECONDS if settings.preview else None,
     )
 
 
