@@ -108,7 +108,7 @@ class Engine:
         bundle.card.label_space.select(wanted.tasks)
         image = self._image(wanted, monitor)
         predictor = self._predictor(bundle, wanted.device, monitor)
-        expected = predictor.forecast(image, wanted.tasks, wanted.preset)
+        expected = predictor.forecast(image, wanted.tasks, wanted.preset, region=_region(wanted.region))
         return {"device": str(expected.plan.device)} | expected.to_json()
 
     def segment(

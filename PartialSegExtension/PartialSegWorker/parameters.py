@@ -118,6 +118,8 @@ class ForecastParameters(Parameters):
         ``auto``, ``cpu``, ``cuda``, ``cuda:1`` ...
     series : str, optional
         Which series of a DICOM folder.
+    region : list of float, optional
+        Only this part, in LPS millimetres: x from, x to, y from, y to, z from, z to.
     """
 
     image: str
@@ -126,8 +128,10 @@ class ForecastParameters(Parameters):
     preset: str = "standard"
     device: str = "auto"
     series: str | None = None
+    region: list[float] | None = None
 
     def __post_init__(self) -> None:
+        self._check_region()
         for name in ("image", "preset", "device"):
             self._check(name, str)
         for name in ("model", "series"):
@@ -150,8 +154,6 @@ class SegmentParameters(ForecastParameters):
     ----------
     output : str
         Path of the segmentation to write, ``NAME.seg.nrrd``; its folder exists.
-    region : list of float, optional
-        Only this part, in LPS millimetres: x from, x to, y from, y to, z from, z to.
     uncertainty : str, optional
         Path of an image to write: mean binary entropy of the chosen structures, in bits.
     partial : bool
@@ -163,7 +165,6 @@ class SegmentParameters(ForecastParameters):
     """
 
     output: str
-    region: list[float] | None = None
     uncertainty: str | None = None
     partial: bool = False
     preview: float | None = None
@@ -174,7 +175,6 @@ class SegmentParameters(ForecastParameters):
         self._check("uncertainty", str, NoneType)
         self._check("partial", bool)
         self._check("preview", float, int, NoneType)
-        self._check_region()
         if not self.output.lower().endswith(".seg.nrrd"):
             raise ValueError(f"'output' is {self.output!r}, not the name of a .seg.nrrd file")
 
@@ -187,14 +187,10 @@ class UncertaintyParameters(ForecastParameters):
     ----------
     output : str
         Path of an image to write: mean binary entropy of the chosen structures, in bits.
-    region : list of float, optional
-        Only this part, as in :class:`SegmentParameters`.
     """
 
     output: str
-    region: list[float] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check("output", str)
-        self._check_region()

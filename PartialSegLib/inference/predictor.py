@@ -106,7 +106,14 @@ class Predictor:
         self._extractors: dict[tuple[torch.device, bool], Extractor] = {}
         self._pace: dict[torch.device, float] = {}
 
-    def forecast(self, image: Image, tasks: Sequence[str] | None = None, preset: str = "standard") -> Forecast:
+    def forecast(
+        self,
+        image: Image,
+        tasks: Sequence[str] | None = None,
+        preset: str = "standard",
+        *,
+        region: Region | None = None,
+    ) -> Forecast:
         """Predict memory and time of a run, and how it will be run.
 
         Parameters
@@ -117,19 +124,25 @@ class Predictor:
             Tasks or structures; all by default.
         preset : str
             ``fast``, ``standard`` or ``paper``.
+        region : tuple of float, optional
+            Only this part, as for :meth:`segment`.
 
         Raises
         ------
         LabelSpaceError
             When a task is unknown.
         ImageError
-            When a task needs images of several channels.
+            When a task needs images of several channels, or the region is empty or outside.
         MemoryForecastError
             When it fits in no way, with the numbers.
         """
         structures = self._select(tasks)
         recipe, chosen = self.bundle.card.preprocessing, preset_named(preset)
-        grid = make_grid(image.geometry, recipe, recipe.spacing, find_crop(image, recipe))
+        if region is None:
+            crop = find_crop(image, recipe)
+        else:
+            crop = widen(region_crop(image.geometry, recipe, region), image.geometry, recipe, REGION_MARGIN)
+        grid = make_grid(image.geometry, recipe, recipe.spacing, crop)
         windows = self._windows(grid, chosen)
         return self._plan(grid, windows, chosen, structures)[0]
 

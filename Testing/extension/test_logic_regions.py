@@ -98,6 +98,8 @@ def test_uncertainty_says_where_to_look_first(
     entropy = slicer_scene.slicer.util.arrayFromVolume(result.uncertaintyNode)
     geometry = geometryFromVolumeNode(volume)
     assert geometryFromVolumeNode(result.uncertaintyNode).matches(geometry)
+    display = result.uncertaintyNode.GetDisplayNode()
+    assert (display.GetWindowLevelMin(), display.GetWindowLevelMax()) == (0.0, 1.0)
     to_voxel = np.linalg.inv(np.diag([-1.0, -1.0, 1.0, 1.0]) @ geometry.affine)
     ranked = result.byUncertainty()
     assert ranked

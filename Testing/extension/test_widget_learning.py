@@ -159,6 +159,39 @@ def test_another_python_asks_before_it_deletes_a_model_that_waits(corrected: Ope
     panel.logic.setPython("")
 
 
+def test_the_curve_of_the_loss_goes_on_from_phase_to_phase(panel: OpenPanel) -> None:
+    fine_tuning = panel.widget.panel.fineTuning
+    fine_tuning._losses, fine_tuning._begun, fine_tuning._lastStep, fine_tuning._total = [], 0, 0, 9
+    for step, loss in [(1, 3.0), (2, 2.0), (1, 1.5), (2, 1.4), (3, 1.3), (1, 1.0)]:
+        fine_tuning._onLoss(step, loss)
+    assert fine_tuning._losses == [(1, 3.0), (2, 2.0), (3, 1.5), (4, 1.4), (5, 1.3), (6, 1.0)]
+    assert fine_tuning._total == 9
+    panel.ui.lossPlot.setVisible(False)
+
+
+def test_a_question_that_ends_the_editing_once_more_is_asked_once(
+    corrected: OpenPanel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    panel, asked = corrected, []
+    panel.ui.saveCaseButton.click()
+    panel.ui.fineTuneButton.click()
+    panel.until(lambda: not panel.logic.busy)
+
+    def ask(question: str, *more: Any, **names: Any) -> bool:
+        # A window takes the focus from the line, and Qt then tells the end of editing a second time.
+        asked.append(question)
+        panel.ui.pythonPath.editingFinished.emit()
+        return False
+
+    monkeypatch.setattr(panel.host.slicer.util, "confirmOkCancelDisplay", ask)
+    panel.ui.pythonPath.text = sys.executable
+    panel.ui.pythonPath.editingFinished.emit()
+    assert len(asked) == 1
+    assert panel.ui.pythonPath.text == ""
+    panel.ui.discardButton.click()
+    panel.settle()
+
+
 def test_fine_tuning_is_cancelled(corrected: OpenPanel) -> None:
     panel = corrected
     panel.ui.saveCaseButton.click()

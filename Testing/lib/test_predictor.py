@@ -156,6 +156,7 @@ def test_region_of_interest_limits_the_result_and_the_work(bundle):
     region = tuple(float(v) for a, b in zip(low[:3], high[:3], strict=True) for v in (min(a, b), max(a, b)))
     whole, part = model.segment(image), model.segment(image, region=region)
     assert part.report["windows"] < whole.report["windows"]
+    assert model.forecast(image, region=region).windows == part.report["windows"]
     inside = np.zeros(image.voxels.shape, bool)
     inside[19:42, 39:82, 39:82] = True
     assert any(part.segmentation.masks[key].count for key in part.segmentation.keys)

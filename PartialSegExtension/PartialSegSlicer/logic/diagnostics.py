@@ -21,8 +21,13 @@ from PartialSegWorker.client import WorkerClient
 from PartialSegWorker.errors import WorkerError
 
 
-def describe(interpreter: Interpreter, client: WorkerClient | None, job: Job[Any] | None) -> str:
-    """Return the text that "Copy diagnostics" copies.
+def describe(
+    interpreter: Interpreter,
+    client: WorkerClient | None,
+    job: Job[Any] | None,
+    shown: PartialSegError | None = None,
+) -> str:
+    """Return the text that "Copy diagnostics" copies, with the error that is `shown`, or else that of the job.
 
     The folder of the user, whose name may be a person's, is written as ``~``.
     """
@@ -38,10 +43,11 @@ def describe(interpreter: Interpreter, client: WorkerClient | None, job: Job[Any
         "Last job": "none" if job is None else f"{job.kind}: {job.state}",
     }
     parts = ["\n".join(f"{name}: {value}" for name, value in facts.items())]
-    if job is not None and job.error is not None:
-        parts.append(_error(job.error))
+    error = shown or (job.error if job is not None else None)
+    if error is not None:
+        parts.append(_error(error))
     tail = client.log_tail(30) if client is not None else ""
-    if tail and not (job is not None and isinstance(job.error, WorkerError) and job.error.log):
+    if tail and not (isinstance(error, WorkerError) and error.log):
         parts.append(f"Worker log:\n{tail}")
     return "\n\n".join(parts).replace(str(Path.home()), "~") + "\n"
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from PartialSegLib.errors import PartialSegError
 from PartialSegSlicer.logic import models
 from PartialSegSlicer.logic.casestore import CaseStore, TrainingCase
 from PartialSegSlicer.logic.console import codeOf
@@ -300,6 +301,7 @@ class HeadlessLogic(SegmentingLogic):
         """Return code for the console that does what the panel would do now."""
         return codeOf(parameterNode)
 
-    def diagnostics(self) -> str:
-        """Return the text that a report of a problem needs."""
-        return describe(self.interpreter, self.session.client if self.session.running else None, self.session.job)
+    def diagnostics(self, error: PartialSegError | None = None) -> str:
+        """Return the text that a report of a problem needs: of `error`, or else of that of the last job."""
+        client = self.session.client if self.session.running else None
+        return describe(self.interpreter, client, self.session.job, error)

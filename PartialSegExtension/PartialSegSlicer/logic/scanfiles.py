@@ -64,15 +64,15 @@ class ScanFiles:
         if self._scan is not None and self._state == state and self._scan.file.is_file():
             return self._scan
         image = imageFromVolumeNode(volumeNode)
-        self._forget()
+        self.forget()
         self._number += 1
         file = self.folder / f"scan{self._number}.nrrd"
         writeUncompressed(image, file)
         self._state, self._scan = state, Scan(file, image)
         return self._scan
 
-    def _forget(self) -> None:
-        """Delete the file of another volume: voxels stay nowhere longer than they are needed."""
+    def forget(self) -> None:
+        """Delete the file: voxels stay nowhere longer than they are needed."""
         if self._scan is not None:
             # Windows deletes no file that the worker reads just now; it goes with the private folder.
             with suppress(OSError):

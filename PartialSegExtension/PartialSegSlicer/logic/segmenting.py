@@ -22,6 +22,7 @@ from PartialSegSlicer.logic.folders import FolderJob
 from PartialSegSlicer.logic.interpreter import Interpreter
 from PartialSegSlicer.logic.jobs import Job, Listeners
 from PartialSegSlicer.logic.questions import Question
+from PartialSegSlicer.logic.regions import regionOfNode
 from PartialSegSlicer.logic.results import SegmentResult, StructureRow
 from PartialSegSlicer.logic.runs import RunSettings, SegmentRun
 from PartialSegSlicer.logic.sequencerun import SequenceResult, SequenceRun
@@ -75,7 +76,7 @@ class SegmentingLogic:
         self.session.close()
 
     def unload(self) -> None:
-        """Free the memory of the worker: its model, its volume and its features.
+        """Free the memory of the worker (its model, its volume and its features), and the copy of the volume.
 
         Raises
         ------
@@ -84,6 +85,7 @@ class SegmentingLogic:
         """
         if self.session.running:
             self.session.finish(self.session.ask(Question("unload")))
+        self.session.forgetScans()
 
     # ---- segmenting
 
@@ -235,6 +237,7 @@ class SegmentingLogic:
         model: str | None = None,
         device: str = "auto",
         quality: str = "standard",
+        region: Any = None,
         onFinished: OnFinished = None,
         onError: OnError = None,
     ) -> Any:
@@ -249,9 +252,10 @@ class SegmentingLogic:
         chosen = chosenTasks(tasks)
         bundle = catalog.find(model or None)
         bundle.card.label_space.select(chosen)
+        box = None if region is None else list(regionOfNode(region))
         file = self.session.scans.of(volumeNode).file
         keys = None if chosen is None else list(chosen)
-        wanted = ForecastParameters(str(file), str(bundle.folder), keys, presetOf(quality), device)
+        wanted = ForecastParameters(str(file), str(bundle.folder), keys, presetOf(quality), device, region=box)
         return self._asked(Question("forecast", wanted, Listeners(None, onFinished, onError)))
 
     def devices(self, onFinished: OnFinished = None, onError: OnError = None) -> Any:

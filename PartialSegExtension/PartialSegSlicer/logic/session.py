@@ -58,6 +58,11 @@ class Session:
             self._scans = ScanFiles(folder)
         return self._scans
 
+    def forgetScans(self) -> None:
+        """Delete the copy of the volume that was sent to the worker."""
+        if self._scans is not None:
+            self._scans.forget()
+
     @property
     def running(self) -> bool:
         """Whether a worker process is there."""

@@ -14,6 +14,7 @@ from PartialSegSlicer.nodes import placeInStudy
 
 #: Role under which a segmentation node refers to its uncertainty.
 ROLE = "PartialSegUncertainty"
+_COLORS = "vtkMRMLPETProceduralColorNodePET-Heat"
 
 
 @dataclass(frozen=True)
@@ -25,10 +26,13 @@ class UncertaintyBefore:
     imageData : vtkImageData
         The very voxels, which nobody writes into any more.
     ijkToRas : vtkMatrix4x4
+    transformID : str or None
+        Of its parent transform.
     """
 
     imageData: Any
     ijkToRas: Any
+    transformID: str | None
 
 
 def showUncertainty(segmentationNode: Any, volumeNode: Any, uncertainty: Image) -> tuple[Any, UncertaintyBefore | None]:
@@ -51,7 +55,7 @@ def showUncertainty(segmentationNode: Any, volumeNode: Any, uncertainty: Image) 
     """
     node, before = segmentationNode.GetNodeReference(ROLE), None
     if node is not None:
-        before = UncertaintyBefore(node.GetImageData(), vtk.vtkMatrix4x4())
+        before = UncertaintyBefore(node.GetImageData(), vtk.vtkMatrix4x4(), node.GetTransformNodeID())
         node.GetIJKToRASMatrix(before.ijkToRas)
         # Voxels are written in place otherwise.
         node.SetAndObserveImageData(None)
@@ -61,10 +65,25 @@ def showUncertainty(segmentationNode: Any, volumeNode: Any, uncertainty: Image) 
         node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
         segmentationNode.SetNodeReferenceID(ROLE, node.GetID())
         placeInStudy(node, volumeNode)
+        _makeVisible(node)
     util.updateVolumeFromArray(node, uncertainty.voxels)
     node.SetIJKToRASMatrix(matrixFromArray(ijkToRasFromGeometry(uncertainty.geometry)))
     node.SetAndObserveTransformNodeID(None)
     return node, before
+
+
+def _makeVisible(node: Any) -> None:
+    """Let a view that shows the node draw it from 0 bits (sure) to 1 (tossed), in colors, over the scan."""
+    node.CreateDefaultDisplayNodes()
+    display = node.GetDisplayNode()
+    if node.GetScene().GetNodeByID(_COLORS) is not None:
+        display.SetAndObserveColorNodeID(_COLORS)
+    display.AutoWindowLevelOff()
+    display.SetWindowLevelMinMax(0.0, 1.0)
+    # What is sure hides nothing.
+    display.SetLowerThreshold(0.05)
+    display.SetUpperThreshold(1.0)
+    display.ApplyThresholdOn()
 
 
 def takeBackUncertainty(segmentationNode: Any, node: Any, before: UncertaintyBefore | None) -> None:
@@ -75,6 +94,7 @@ def takeBackUncertainty(segmentationNode: Any, node: Any, before: UncertaintyBef
     if before is not None:
         node.SetAndObserveImageData(before.imageData)
         node.SetIJKToRASMatrix(before.ijkToRas)
+        node.SetAndObserveTransformNodeID(before.transformID)
         return
     segmentationNode.RemoveNodeReferenceIDs(ROLE)
     scene.RemoveNode(node)

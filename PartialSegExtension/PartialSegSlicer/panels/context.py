@@ -40,6 +40,8 @@ class Context:
     fail: Callable[[PartialSegError], None]
     wake: Callable[[], None]
     changed: Callable[[], None]
+    #: What went wrong last, as far as it was shown.
+    lastError: PartialSegError | None = None
 
     @contextmanager
     def guarded(self) -> Iterator[None]:

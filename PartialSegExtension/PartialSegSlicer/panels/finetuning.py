@@ -44,6 +44,7 @@ class FineTunePanel:
         self._job: Any = None
         self._result: Any = None
         self._losses: list[tuple[int, float]] = []
+        self._begun = self._lastStep = 0
         self._total = 1
         fill(self._ui.fineTuneMode, [(_("Quick"), "quick"), (_("Full"), "full")], "quick")
         plainTable(self._ui.diceTable)
@@ -77,6 +78,7 @@ class FineTunePanel:
     def _start(self) -> None:
         settings = self._context.settings()
         self._losses, self._total = [], 1
+        self._begun = self._lastStep = 0
         self._hideOutcome()
         with self._context.guarded():
             self._job = self._context.logic.fineTune(
@@ -102,11 +104,12 @@ class FineTunePanel:
         showProgress(self._ui.fineTuneProgress, self._ui.fineTuneStatus, progress)
 
     def _onLoss(self, step: int, loss: float) -> None:
-        if self._losses and step <= self._losses[-1][0]:
-            # The head of another task begins.
-            self._losses.clear()
-        self._losses.append((step, loss))
-        self._total = max(self._total, step)
+        if step <= self._lastStep and self._losses:
+            # The next phase, or the head of another task, counts its steps anew.
+            self._begun = self._losses[-1][0]
+        self._lastStep = step
+        self._losses.append((self._begun + step, loss))
+        self._total = max(self._total, self._begun + step)
         self._plot()
 
     def _onFinished(self, result: Any) -> None:

@@ -65,12 +65,15 @@ class ForecastPanel:
                 model=settings.model or None,
                 device=settings.device,
                 quality=settings.quality,
+                region=settings.region,
                 onFinished=lambda answer: self._answered(asked, answer),
                 onError=lambda error: self._refused(asked, error),
             )
             self._context.wake()
         except PartialSegError as error:
             self._refused(asked, error)
+        except OSError as error:
+            self._refused(asked, PartialSegError(str(error), _("Is the disk full, or a folder gone?")))
 
     def _wanted(self) -> tuple[Any, ...]:
         settings = self._context.settings()
@@ -84,6 +87,8 @@ class ForecastPanel:
             settings.model,
             settings.device,
             settings.quality,
+            settings.region.GetID() if settings.region is not None else "",
+            settings.region.GetMTime() if settings.region is not None else 0,
             self._frames(settings),
         )
 

@@ -29,5 +29,5 @@ class JournalPanel:
 
     def copyDiagnostics(self) -> None:
         """Copy what a report of a problem needs."""
-        slicer.app.clipboard().setText(self._context.logic.diagnostics())
+        slicer.app.clipboard().setText(self._context.logic.diagnostics(self._context.lastError))
         self.say(_("The diagnostics were copied to the clipboard."))

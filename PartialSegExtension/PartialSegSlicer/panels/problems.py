@@ -15,13 +15,14 @@ class ProblemPanel:
     """Shows one error, until it is dismissed or the next job begins."""
 
     def __init__(self, context: Context) -> None:
-        self._ui = context.ui
+        self._context, self._ui = context, context.ui
         setTone(self._ui.errorPanel, _RED)
         self._ui.errorCloseButton.connect("clicked()", self.clear)
         self._ui.errorDetailsButton.connect("toggled(bool)", self._ui.errorDetails.setVisible)
 
     def show(self, error: PartialSegError) -> None:
         """Show an error."""
+        self._context.lastError = error
         ui = self._ui
         # An error without a hint still says something in bold.
         ui.errorHint.setText(error.hint or error.message)
