@@ -84,6 +84,17 @@ def test_a_damaged_case_is_shown_and_not_used(corrected: OpenPanel) -> None:
     (corrected.cases / "case-0001" / "case.json").write_text('{"annotated": []}', encoding="utf-8")
 
 
+def test_a_damaged_case_has_no_choice_left_from_the_case_that_was_in_its_row(corrected: OpenPanel) -> None:
+    corrected.ui.saveCaseButton.click()
+    corrected.ui.saveCaseButton.click()
+    (corrected.cases / "case-0002" / "case.json").write_text("{", encoding="utf-8")
+    corrected.ui.caseTable.selectRow(0)
+    corrected.host.dialogs.answer("Ok")
+    corrected.ui.removeCaseButton.click()
+    assert corrected.table("caseTable") == [["case-0002", "Damaged", "-"]]
+    assert uses(corrected) == [None]
+
+
 def test_a_model_is_learned_judged_and_kept_and_the_picker_has_it(corrected: OpenPanel) -> None:
     panel = corrected
     panel.ui.saveCaseButton.click()

@@ -11,7 +11,9 @@ from mrml_cases import add_sequence, draw
 from panel_cases import KEYS, OpenPanel
 from worker_cases import blobs
 
-from PartialSegSlicer.segments import isCompleted, segmentIDs, segmentOf
+from PartialSegLib.structures import catalogue
+from PartialSegSlicer.segments import addSegment, completedSegments, isCompleted, segmentIDs, segmentOf
+from PartialSegSlicer.volumes import geometryFromVolumeNode
 
 
 def test_apply_says_what_is_missing_until_nothing_is(panel: OpenPanel) -> None:
@@ -139,11 +141,38 @@ def test_an_error_shows_its_hint_first_and_copies_diagnostics(panel: OpenPanel) 
     assert "gone" in panel.ui.errorMessage.text
     panel.ui.copyDiagnosticsButton.click()
     assert "PartialSeg:" in panel.host.app.clipboard().text()
+    assert panel.ui.errorMessage.text in panel.host.app.clipboard().text()
     panel.ui.errorDetailsButton.click()
     assert panel.shown("errorDetails")
     panel.ui.errorCloseButton.click()
     assert not panel.shown("errorPanel")
     panel.settings.quality = "standard"
+
+
+def test_segments_of_a_scene_that_was_loaded_can_be_marked_as_corrected(panel: OpenPanel) -> None:
+    volume = panel.add_scan()
+    node = panel.host.mrml.add_segmentation(volume, "From yesterday")
+    addSegment(node, catalogue()["liver"])
+    array = np.zeros(geometryFromVolumeNode(volume).shape, np.uint8)
+    array[4:9, 10:15, 20:25] = 1
+    panel.host.slicer.util.updateSegmentBinaryLabelmapFromArray(array, node, "liver", volume)
+    panel.settings.outputSegmentation = node
+    assert [(row[0], row[3]) for row in panel.table("resultTable")] == [("Liver", "In the scene")]
+    centered: list[Any] = []
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("PartialSegSlicer.panels.results.centerViews", centered.append)
+        panel.ui.resultTable.cellDoubleClicked.emit(0, 0)
+    x, y, z = centered[0]
+    assert np.allclose((-x - 10, -y + 20, z - 30), (44, 24, 12), atol=1.5), "2 mm voxels from (10, -20, 30) LPS"
+    panel.ui.resultTable.selectRow(0)
+    panel.ui.correctedButton.click()
+    assert panel.table("resultTable")[0][3] == "Corrected"
+    assert completedSegments(node) == ("liver",)
+    assert panel.ui.saveCaseButton.enabled
+    # A run into it shows what the run found.
+    panel.choose("spleen")
+    panel.run()
+    assert [row[0] for row in panel.table("resultTable")] == ["Spleen"]
 
 
 def test_the_model_that_is_shown_is_used_in_an_empty_scene_too(panel: OpenPanel) -> None:

@@ -11,6 +11,7 @@ from PartialSegLib.images import Geometry, Image
 from PartialSegLib.segmentation import PackedMask
 from PartialSegSlicer.geometry import ijkToRasFromGeometry
 from PartialSegSlicer.logic.uncertainty import UncertaintyBefore
+from PartialSegSlicer.segments import segmentIDs, segmentOf, structureOf
 from PartialSegSlicer.writing import WriteReport
 
 Point = tuple[float, float, float]
@@ -32,7 +33,8 @@ class StructureRow:
         The same in millilitres.
     status : str
         ``new``, ``replaced``, ``empty`` (searched for and not found), ``completed`` or ``edited`` (the
-        segment was left alone, because a person had finished it or edited it during the run).
+        segment was left alone, because a person had finished it or edited it during the run), or
+        ``present`` (it was there before any run: nothing was measured).
     center : tuple of float or None
         World RAS millimetres of a voxel in the middle of it.
     uncertainty : float or None
@@ -91,6 +93,15 @@ class SegmentResult:
     def byUncertainty(self) -> tuple[StructureRow, ...]:
         """Return the rows that can be reviewed, the most uncertain first; without uncertainty, in order."""
         return inReviewOrder(self.structures)
+
+
+def presentRows(segmentationNode: Any) -> tuple[StructureRow, ...]:
+    """Return a row for every segment of a segmentation of which no run is known, as of a scene that was loaded."""
+    rows = []
+    for segmentID in segmentIDs(segmentationNode):
+        structure = structureOf(segmentOf(segmentationNode, segmentID))
+        rows.append(StructureRow(segmentID, structure.key, structure.name, 0, 0.0, "present"))
+    return tuple(rows)
 
 
 def inReviewOrder(rows: tuple[StructureRow, ...]) -> tuple[StructureRow, ...]:

@@ -89,6 +89,7 @@ class Panel:
             self.models.show(self._settings.model)
             self.tasks.setSelection(list(self._settings.tasks))
             self.runs.show()
+            self.results.showSegmentation(self._settings.outputSegmentation)
         self.look()
 
     def sceneClosed(self) -> None:

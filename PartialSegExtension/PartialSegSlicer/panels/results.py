@@ -8,6 +8,7 @@ import slicer  # type: ignore[import-untyped]
 from slicer.i18n import tr as _  # type: ignore[import-untyped]
 
 from PartialSegSlicer.logic.errors import EditsError
+from PartialSegSlicer.logic.results import presentRows
 from PartialSegSlicer.panels.context import Context
 from PartialSegSlicer.panels.views import centerViews
 from PartialSegSlicer.panels.widgets import cell, fitRows, plainTable, showLine, swatch
@@ -18,7 +19,7 @@ _FEWEST_ROWS, _MOST_ROWS = 2, 9
 
 
 class ResultPanel:
-    """The table of the last run."""
+    """The table of the last run, or of the segmentation that is chosen."""
 
     def __init__(self, context: Context) -> None:
         self._context, self._ui = context, context.ui
@@ -70,6 +71,15 @@ class ResultPanel:
         showLine(self._ui.resultNotes, "\n".join(result.notes))
         self._ui.resultSection.collapsed = False
         self._ui.learnSection.collapsed = False
+        self._fill()
+
+    def showSegmentation(self, segmentationNode: Any) -> None:
+        """List the segments of a segmentation that is chosen and of which no run is known: they can be corrected."""
+        if segmentationNode is None or segmentationNode is self.node or self._context.busy:
+            return
+        self._node, self._rows = segmentationNode, list(presentRows(segmentationNode))
+        self._order, self._next = [], 0
+        showLine(self._ui.resultNotes, "")
         self._fill()
 
     def abandon(self) -> None:
@@ -128,11 +138,14 @@ class ResultPanel:
             "empty": _("Not found"),
             "completed": _("Left alone"),
             "edited": _("Edited, kept"),
+            "present": _("In the scene"),
         }
         return known.get(row.status, row.status)
 
     def _center(self, row: Any) -> None:
         point = row.center or row.reviewPoint
+        if point is None and row.status == "present" and self.node is not None:
+            point = self.node.GetSegmentCenterRAS(row.segmentID)
         if point is not None:
             centerViews(point)
 

@@ -182,10 +182,11 @@ class RunPanel:
 
     def _onFinished(self, result: Any) -> None:
         self._end()
+        # First: what is chosen and not shown yet is taken for a segmentation of before.
+        self._results.show(result)
         settings = self._context.settings()
         if settings is not None:
             settings.outputSegmentation = result.segmentationNode
-        self._results.show(result)
         seconds = sum(result.report.get("seconds", {}).values())
         self._context.say(_("Finished after {seconds} s.").format(seconds=round(seconds, 1)))
         for note in result.notes:
