@@ -50,6 +50,28 @@ def test_a_model_that_a_scene_names_and_is_not_here_is_replaced(panel: OpenPanel
     assert "There is no model liver-of-another-hospital here" in panel.ui.logText.toPlainText()
 
 
+def test_a_damaged_model_is_not_offered_and_can_be_deleted(panel: OpenPanel) -> None:
+    damaged = shared_model(panel, panel.models / "damaged", "damaged", "Damaged")
+    (damaged / "card.json").write_text("{", "utf-8")
+    panel.widget.panel.models.refresh()
+    assert "Damaged" not in titles(panel)
+    entry = menu(panel)["Delete damaged, which is damaged..."]
+    assert "card.json" in entry.toolTip
+    panel.host.dialogs.answer("Ok")
+    entry.trigger()
+    panel.settle()
+    assert not damaged.exists()
+    assert not any("which is damaged" in text for text in menu(panel))
+
+
+def test_the_free_memory_of_devices_is_asked_for_again_when_the_module_is_shown(panel: OpenPanel) -> None:
+    panel.logic.devices()
+    panel.ui.device.setItemText(1, "as it was")
+    panel.widget.enter()
+    panel.settle()
+    assert "free" in panel.ui.device.itemText(1)
+
+
 def test_a_model_is_imported_chosen_and_deleted(panel: OpenPanel, tmp_path: Path) -> None:
     folder = shared_model(panel, tmp_path / "sent", "sent", "Sent by a friend")
     panel.host.dialogs.answer(str(folder))

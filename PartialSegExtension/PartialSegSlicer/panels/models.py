@@ -134,7 +134,10 @@ class ModelPanel:
         self._menu.addSeparator()
         model = self.chosen()
         if model is not None and model["origin"] != "bundled":
-            self._add(_("Delete {title}...").format(title=model["title"]), self._delete)
+            self._add(_("Delete {title}...").format(title=model["title"]), partial(self._delete, model))
+        for damaged in [item for item in self._models if item["problem"]]:
+            text = _("Delete {name}, which is damaged...").format(name=damaged["name"])
+            self._add(text, partial(self._delete, damaged), damaged["problem"])
         self._add(_("Open model folder"), self._openFolder)
 
     def _add(self, text: str, act: Callable[[], None], tip: str = "") -> None:
@@ -170,10 +173,7 @@ class ModelPanel:
         )
         slicer.util.infoDisplay(text, entry["title"])
 
-    def _delete(self) -> None:
-        model = self.chosen()
-        if model is None:
-            return
+    def _delete(self, model: dict[str, Any]) -> None:
         with self._context.guarded():
             what = self._context.logic.removableModel(model["name"])
             if slicer.util.confirmOkCancelDisplay(_("Delete {what}?").format(what=what), _("Delete a model")):

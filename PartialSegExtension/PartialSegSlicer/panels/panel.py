@@ -76,6 +76,9 @@ class Panel:
         self.results.refreshStatus()
         if not self.setup.ready:
             self.setup.check()
+        elif self._logic.session.running and not self._logic.busy:
+            # How much memory is free on each device has changed.
+            self.setup.askDevices()
         self.look()
 
     def setSettings(self, settings: Any) -> None:

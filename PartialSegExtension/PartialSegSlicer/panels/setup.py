@@ -97,7 +97,7 @@ class SetupPanel:
         self._ui.setupBannerText.setText(text)
         self._context.say(state.sentence)
         if state.ready:
-            self._askDevices()
+            self.askDevices()
         self._context.changed()
 
     def _unchecked(self, error: PartialSegError) -> None:
@@ -108,7 +108,7 @@ class SetupPanel:
             self._context.fail(error)
         self._context.changed()
 
-    def _askDevices(self) -> None:
+    def askDevices(self) -> None:
         """Learn which devices there are; a list of one that never comes is no reason to disturb anybody."""
         try:
             self._context.logic.devices(
@@ -121,7 +121,7 @@ class SetupPanel:
 
     def _withoutDevices(self, error: PartialSegError) -> None:
         if error.code == "cancelled":
-            self._again = self._askDevices
+            self._again = self.askDevices
         else:
             self._context.say(error.message)
 
