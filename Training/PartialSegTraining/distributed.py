@@ -9,6 +9,7 @@ gradient is that of one process with all windows. Called by the trainer and the 
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -155,6 +156,9 @@ def together() -> Iterator[Processes]:
         ) from error
     yield Processes(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")))
     # Not after an error: the others may be waiting for this process, and torchrun ends them.
+    # What still holds the group, in cycles, would keep its threads alive, and a thread of gloo that lets go of a
+    # tensor while Python ends aborts the process (pytorch/pytorch#179291).
+    gc.collect()
     dist.destroy_process_group()
 
 
