@@ -87,7 +87,7 @@ class RunPreview:
         self._forget()
         whole = Segmentation(geometry, tuple(found.values()), {key: self._masks[key] for key in found})
         if self.node is None:
-            self.node = self._made()
+            self._make()
             self._undo = RunUndo(self.node)
         writeSegmentation(whole, self.node, volumeNode=self._volumeNode, undo=self._undo)
 
@@ -108,18 +108,17 @@ class RunPreview:
         if node is not None and node.GetScene() is not None:
             node.GetScene().RemoveNode(node)
 
-    def _made(self) -> Any:
+    def _make(self) -> None:
         """Add the node: one that is drawn in the views, but not listed, edited or saved."""
         scene = self._volumeNode.GetScene()
         node = slicer.vtkMRMLSegmentationNode()
         node.SetName(scene.GenerateUniqueName(f"{self._volumeNode.GetName()} (being segmented)"))
         node.SetHideFromEditors(True)
         node.SetSaveWithScene(False)
-        node = scene.AddNode(node)
+        self.node = node = scene.AddNode(node)
         node.CreateDefaultDisplayNodes()
         node.GetDisplayNode().SetSaveWithScene(False)
         node.SetAndObserveTransformNodeID(self._volumeNode.GetTransformNodeID())
         node.SetReferenceImageGeometryParameterFromVolumeNode(self._volumeNode)
         # Slicer looks for the place of every segment in the subject hierarchy, hidden or not.
         placeInStudy(node, self._volumeNode)
-        return node

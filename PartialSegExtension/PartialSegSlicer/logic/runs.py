@@ -170,6 +170,8 @@ class SegmentRun(Job[SegmentResult]):
         if self._lost:
             self._stop()
             self.abandon(f"{self._lost} The run was stopped.")
+        elif shownFrame(self._volumeNode) != self._frame:
+            self._preview.remove()
         elif self._geometry is not None:
             self._preview.draw(self._geometry)
 
