@@ -38,17 +38,14 @@ def createSegmentationNode(volumeNode: Any, name: str = "") -> Any:
     scene = volumeNode.GetScene()
     unique = scene.GenerateUniqueName(name or f"{volumeNode.GetName()} segmentation")
     node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", unique)
-    node.CreateDefaultDisplayNodes()
-    node.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
-    node.SetReferenceImageGeometryParameterFromVolumeNode(volumeNode)
-    placeInStudy(node, volumeNode)
+    adoptSegmentationNode(node, volumeNode)
     return node
 
 
 def adoptSegmentationNode(segmentationNode: Any, volumeNode: Any) -> None:
-    """Make a bare node what :func:`createSegmentationNode` makes: a selector adds one that no view draws.
+    """Let views draw a segmentation node, and put a bare one on the grid of its volume and beside it in its study.
 
-    An empty one without a place goes to its volume; one with segments keeps its place.
+    A selector of Slicer adds bare ones. A node with segments, a transform or a grid of its own keeps its place.
     """
     if segmentationNode.GetDisplayNode() is None:
         segmentationNode.CreateDefaultDisplayNodes()
@@ -57,6 +54,8 @@ def adoptSegmentationNode(segmentationNode: Any, volumeNode: Any) -> None:
     reference = slicer.vtkSegmentationConverter.GetReferenceImageGeometryParameterName()
     if not segmentationNode.GetSegmentation().GetConversionParameter(reference):
         segmentationNode.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
+        # After the transform: the grid is written in the coordinates of the node.
+        segmentationNode.SetReferenceImageGeometryParameterFromVolumeNode(volumeNode)
         placeInStudy(segmentationNode, volumeNode)
 
 

@@ -19,7 +19,7 @@ from PartialSegLib.postprocessing import join
 from PartialSegLib.segmentation import PackedMask, Segmentation
 from PartialSegLib.segmentationfiles import read_segmentation
 from PartialSegLib.structures import Structure
-from PartialSegSlicer.nodes import placeInStudy
+from PartialSegSlicer.nodes import adoptSegmentationNode
 from PartialSegSlicer.undo import RunUndo
 from PartialSegSlicer.writing import writeSegmentation
 
@@ -116,9 +116,6 @@ class RunPreview:
         node.SetHideFromEditors(True)
         node.SetSaveWithScene(False)
         self.node = node = scene.AddNode(node)
-        node.CreateDefaultDisplayNodes()
+        # With its place in the subject hierarchy: Slicer looks for that of every segment, hidden or not.
+        adoptSegmentationNode(node, self._volumeNode)
         node.GetDisplayNode().SetSaveWithScene(False)
-        node.SetAndObserveTransformNodeID(self._volumeNode.GetTransformNodeID())
-        node.SetReferenceImageGeometryParameterFromVolumeNode(self._volumeNode)
-        # Slicer looks for the place of every segment in the subject hierarchy, hidden or not.
-        placeInStudy(node, self._volumeNode)

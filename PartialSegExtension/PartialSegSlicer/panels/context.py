@@ -51,7 +51,7 @@ class Context:
         except PartialSegError as error:
             self.fail(error)
         except OSError as error:
-            self.fail(PartialSegError(str(error), _("Is the disk full, or a folder gone?")))
+            self.fail(explained(error))
         except MemoryError:
             self.fail(PartialSegError(_("Slicer has no memory left for this."), _("Close other data or programs.")))
 
@@ -59,3 +59,8 @@ class Context:
     def busy(self) -> bool:
         """Whether a job runs that takes the worker."""
         return bool(self.logic.busy)
+
+
+def explained(error: OSError) -> PartialSegError:
+    """Return an error of the disk as one that a user can do something about; it names the file."""
+    return PartialSegError(str(error), _("Is the disk full, or a folder gone?"))

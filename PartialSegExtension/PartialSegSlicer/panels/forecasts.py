@@ -12,7 +12,7 @@ from slicer.i18n import tr as _  # type: ignore[import-untyped]
 
 from PartialSegLib.errors import PartialSegError
 from PartialSegLib.sizes import readable
-from PartialSegSlicer.panels.context import Context
+from PartialSegSlicer.panels.context import Context, explained
 from PartialSegSlicer.panels.texts import duration
 from PartialSegSlicer.panels.widgets import showLine
 from PartialSegSlicer.sequences import sequenceOfVolume
@@ -73,7 +73,7 @@ class ForecastPanel:
         except PartialSegError as error:
             self._refused(asked, error)
         except OSError as error:
-            self._refused(asked, PartialSegError(str(error), _("Is the disk full, or a folder gone?")))
+            self._refused(asked, explained(error))
 
     def _wanted(self) -> tuple[Any, ...]:
         settings = self._context.settings()

@@ -13,8 +13,7 @@ import slicer  # type: ignore[import-untyped]
 from slicer.i18n import tr as _  # type: ignore[import-untyped]
 
 from PartialSegLib.errors import PartialSegError
-from PartialSegSlicer.logic.errors import SetupError
-from PartialSegSlicer.panels.context import Context
+from PartialSegSlicer.panels.context import Context, explained
 from PartialSegSlicer.panels.widgets import setTone
 
 _AMBER = "#d68910"
@@ -68,7 +67,7 @@ class SetupPanel:
         except PartialSegError as error:
             self._unchecked(error)
         except OSError as error:
-            self._unchecked(SetupError(str(error), _("Is the disk full?")))
+            self._unchecked(explained(error))
         self._context.changed()
 
     def look(self) -> None:
