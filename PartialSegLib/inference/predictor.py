@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -37,6 +36,7 @@ from PartialSegLib.inference.planner import (
     network_costs,
 )
 from PartialSegLib.inference.presets import Preset, preset_named
+from PartialSegLib.inference.result import Result, computed, seconds
 from PartialSegLib.inference.windows import WindowGrid
 from PartialSegLib.postprocessing import apply_rules
 from PartialSegLib.preprocessing import (
@@ -57,25 +57,6 @@ from PartialSegLib.structures import Task
 
 #: Millimetres of context around the region that the coarse pass found, or that the user gave.
 REGION_MARGIN = 30.0
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a run gives back.
-
-    Parameters
-    ----------
-    segmentation : Segmentation
-        One mask per chosen structure, on the image's own grid.
-    report : dict
-        Model, device, times, windows, forecast, steps taken when memory ran out, volumes; JSON.
-    uncertainty : Image, optional
-        float32 mean binary entropy of the chosen structures in bits, 0 outside the computed region.
-    """
-
-    segmentation: Segmentation
-    report: dict[str, Any]
-    uncertainty: Image | None = None
 
 
 class Predictor:
@@ -229,19 +210,10 @@ class Predictor:
         report = {
             "model": self.bundle.card.name,
             "preset": preset,
-            "device": str(expected.plan.device),
-            "engine": self._extractor(expected.plan).name,
-            "forecast": expected.to_json(),
-            "windows": outcome.windows,
-            "windows_from_cache": outcome.windows_from_cache,
+            **computed(outcome, expected, self._extractor(expected.plan).name),
             "steps": steps + taken,
             "corrections": list(image.corrections),
-            "seconds": {
-                "prepare": round(prepared_at - started, 3),
-                "segment": round(segmented_at - prepared_at, 3),
-                "finish": round(ended_at - segmented_at, 3),
-                "total": round(ended_at - started, 3),
-            },
+            "seconds": seconds(started, prepared_at, segmented_at, ended_at),
             "volumes_ml": {key: round(segmentation.volume_ml(key), 3) for key in structures},
         }
         if not uncertainty or outcome.entropy is None:
