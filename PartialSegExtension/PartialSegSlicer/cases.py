@@ -32,6 +32,7 @@ from PartialSegSlicer.geometry import matrixToWorld, transformed
 from PartialSegSlicer.labelmaps import maskOnGrid, readLabelmap
 from PartialSegSlicer.nodes import requireSegmentationNode
 from PartialSegSlicer.segments import completedSegments, segmentIDs, segmentOf, structureOf
+from PartialSegSlicer.translation import tr as _
 from PartialSegSlicer.volumes import imageFromVolumeNode
 
 #: Version of ``case.json``.
@@ -78,8 +79,8 @@ def exportCase(
     chosen = tuple(completedSegments(segmentationNode) if annotated is None else annotated)
     if not chosen:
         raise SegmentationError(
-            f"No segment of '{segmentationNode.GetName()}' is marked as corrected.",
-            "Mark those that are right as 'Completed': only they are saved.",
+            _("No segment of '{node}' is marked as corrected.").format(node=segmentationNode.GetName()),
+            _("Mark those that are right as 'Completed': only they are saved."),
         )
     structures = _structures(segmentationNode, chosen)
     folder = Path(folder)
@@ -88,9 +89,11 @@ def exportCase(
     image = imageFromVolumeNode(volumeNode)
     if image.geometry.is_sheared:
         raise ImageError(
-            f"The grid of '{volumeNode.GetName()}' is sheared, by its transform or a gantry tilt: "
-            "the files of a case keep no such grid.",
-            "Take it out of the transform, or resample it to a regular grid and segment that.",
+            _(
+                "The grid of '{volume}' is sheared, by its transform or a gantry tilt: "
+                "the files of a case keep no such grid."
+            ).format(volume=volumeNode.GetName()),
+            _("Take it out of the transform, or resample it to a regular grid and segment that."),
         )
     masks = {
         structure.key: maskOnVolume(segmentationNode, segmentID, image.geometry)
@@ -124,14 +127,14 @@ def maskOnVolume(segmentationNode: Any, segmentID: str, geometry: Geometry) -> P
     mask = maskOnGrid(readLabelmap(segmentationNode, segmentID, local), local)
     if mask is None:
         raise SegmentationError(
-            f"The voxels of segment '{name}' do not coincide with those of the volume.",
-            "Choose the volume on which it was drawn, or resample the segmentation to this one in Segmentations.",
+            _("The voxels of segment '{segment}' do not coincide with those of the volume.").format(segment=name),
+            _("Choose the volume on which it was drawn, or resample the segmentation to this one in Segmentations."),
         )
     outside = mask.count - _inside(mask, geometry.shape).count
     if outside:
         raise SegmentationError(
-            f"Segment '{name}' has {outside} voxels outside the volume.",
-            "Erase them in the Segment Editor, or choose the volume on which it was drawn.",
+            _("Segment '{segment}' has {count} voxels outside the volume.").format(segment=name, count=outside),
+            _("Erase them in the Segment Editor, or choose the volume on which it was drawn."),
         )
     return mask
 
@@ -155,13 +158,17 @@ def _structures(segmentationNode: Any, chosen: tuple[str, ...]) -> dict[str, Str
         structure = structureOf(segmentOf(segmentationNode, segmentID))
         if structure.key != slicertags.slug(structure.key):
             raise SegmentationError(
-                f"Segment '{structure.name}' names its structure '{structure.key}', which is no key.",
-                "Remove its tag PartialSeg.Key; the name of the segment is used then.",
+                _("Segment '{segment}' names its structure '{key}', which is no key.").format(
+                    segment=structure.name, key=structure.key
+                ),
+                _("Remove its tag PartialSeg.Key; the name of the segment is used then."),
             )
         if structure.key in keys:
             raise SegmentationError(
-                f"The segments '{keys[structure.key]}' and '{structure.name}' both show '{structure.key}'.",
-                "Take the mark from one of them.",
+                _("The segments '{first}' and '{second}' both show '{structure}'.").format(
+                    first=keys[structure.key], second=structure.name, structure=structure.key
+                ),
+                _("Take the mark from one of them."),
             )
         structures[segmentID], keys[structure.key] = structure, structure.name
     return structures
@@ -174,22 +181,29 @@ def _writing(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise SegmentationError(
-            f"The case '{folder}' could not be written: {error.strerror or error}.",
-            "Check that its parent folder exists, may be written and has space, and that the name is not too long.",
+            _("The case '{folder}' could not be written: {reason}.").format(
+                folder=folder, reason=error.strerror or error
+            ),
+            _("Check that its parent folder exists, may be written and has space, and that the name is not too long."),
         ) from error
 
 
 def _requireFree(folder: Path, replace: bool) -> None:
     """Refuse to put a case where something else is."""
     if not folder.name:
-        raise SegmentationError(f"'{folder}' is no name of a case.", "Give a folder of its own.")
+        raise SegmentationError(
+            _("'{folder}' is no name of a case.").format(folder=folder), _("Give a folder of its own.")
+        )
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     if not (folder / "case.json").is_file():
-        raise SegmentationError(f"'{folder}' exists and is no training case.", "Choose another name.")
+        raise SegmentationError(
+            _("'{folder}' exists and is no training case.").format(folder=folder), _("Choose another name.")
+        )
     if not replace:
         raise SegmentationError(
-            f"There is a training case '{folder}' already.", "Choose another name, or replace that case."
+            _("There is a training case '{folder}' already.").format(folder=folder),
+            _("Choose another name, or replace that case."),
         )
 
 

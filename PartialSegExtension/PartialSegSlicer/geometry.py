@@ -13,6 +13,7 @@ import vtk
 
 from PartialSegLib.errors import ImageError, PartialSegError
 from PartialSegLib.images import Geometry
+from PartialSegSlicer.translation import tr as _
 
 Indices = tuple[int, int, int]
 
@@ -53,9 +54,10 @@ def matrixToWorld(node: Any, transformNode: Any, error: type[PartialSegError]) -
     matrix = vtk.vtkMatrix4x4()
     if not (transformNode.IsTransformToWorldLinear() and transformNode.GetMatrixTransformToWorld(matrix)):
         raise error(
-            f"'{node.GetName()}' lies under the transform '{transformNode.GetName()}', which is not linear: "
-            "its voxels form no regular grid.",
-            "Harden the transform in the Transforms module, which resamples it, or take it out of the transform.",
+            _(
+                "'{node}' lies under the transform '{transform}', which is not linear: its voxels form no regular grid."
+            ).format(node=node.GetName(), transform=transformNode.GetName()),
+            _("Harden the transform in the Transforms module, which resamples it, or take it out of the transform."),
         )
     return arrayFromMatrix(matrix)
 
@@ -78,7 +80,9 @@ def geometryFromMatrix(ijkToRas: np.ndarray, shape: Indices, start: Indices = (0
     lps = _LPS_RAS @ np.asarray(ijkToRas, dtype=float)
     spacing = np.linalg.norm(lps[:3, :3], axis=0)
     if not np.all(np.isfinite(lps)) or not np.all(spacing > 0):
-        raise ImageError("The voxels have no size: an axis of their grid is zero.", "Correct the spacing in Volumes.")
+        raise ImageError(
+            _("The voxels have no size: an axis of their grid is zero."), _("Correct the spacing in Volumes.")
+        )
     origin = lps[:3, 3] + lps[:3, :3] @ np.asarray(start, dtype=float)[::-1]
     x, y, z = (float(value) for value in spacing)
     left, posterior, superior = (float(value) for value in origin)

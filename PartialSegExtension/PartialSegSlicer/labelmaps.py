@@ -26,6 +26,7 @@ from PartialSegSlicer.geometry import (
     matrixFromArray,
 )
 from PartialSegSlicer.segments import segmentOf
+from PartialSegSlicer.translation import tr as _
 
 BINARY = "Binary labelmap"
 
@@ -70,9 +71,10 @@ def readLabelmap(segmentationNode: Any, segmentID: str, geometry: Geometry | Non
         return _labelmap(data, None)
     if geometry is None:
         raise SegmentationError(
-            f"The segments of '{segmentationNode.GetName()}' are stored as "
-            f"'{segmentation.GetSourceRepresentationName()}', not as voxels.",
-            "Choose the volume whose grid they are to be converted to.",
+            _("The segments of '{node}' are stored as '{representation}', not as voxels.").format(
+                node=segmentationNode.GetName(), representation=segmentation.GetSourceRepresentationName()
+            ),
+            _("Choose the volume whose grid they are to be converted to."),
         )
     return _converted(segmentationNode, segmentID, geometry)
 
@@ -123,8 +125,10 @@ def writeMask(segmentationNode: Any, segmentID: str, mask: PackedMask, ijkToNode
     vtk_to_numpy(data.GetPointData().GetScalars())[:] = mask.unpack().ravel() if mask.bits.size else 0
     if not logic.SetBinaryLabelmapToSegment(data, segmentationNode, segmentID, logic.MODE_REPLACE):
         raise SegmentationError(
-            f"Slicer did not accept the voxels of segment '{segmentID}' in '{segmentationNode.GetName()}'.",
-            "See the error log of Slicer.",
+            _("Slicer did not accept the voxels of segment '{segment}' in '{node}'.").format(
+                segment=segmentID, node=segmentationNode.GetName()
+            ),
+            _("See the error log of Slicer."),
         )
 
 
@@ -177,8 +181,10 @@ def _converted(segmentationNode: Any, segmentID: str, geometry: Geometry) -> Lab
     setReferenceGrid(copy, geometry)
     if not copy.CreateRepresentation(BINARY, True):
         raise SegmentationError(
-            f"Slicer cannot convert segment '{segmentID}' of '{segmentationNode.GetName()}' to voxels.",
-            "Create its binary labelmap in the module Segmentations.",
+            _("Slicer cannot convert segment '{segment}' of '{node}' to voxels.").format(
+                segment=segmentID, node=segmentationNode.GetName()
+            ),
+            _("Create its binary labelmap in the module Segmentations."),
         )
     segment = copy.GetSegment(copy.GetNthSegmentID(0))
     return _labelmap(segment.GetRepresentation(BINARY), segment.GetLabelValue())

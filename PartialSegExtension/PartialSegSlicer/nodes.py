@@ -11,6 +11,7 @@ import slicer  # type: ignore[import-untyped]
 
 from PartialSegLib.errors import SegmentationError
 from PartialSegSlicer.labelmaps import BINARY
+from PartialSegSlicer.translation import tr as _
 from PartialSegSlicer.volumes import geometryFromVolumeNode
 
 
@@ -36,7 +37,7 @@ def createSegmentationNode(volumeNode: Any, name: str = "") -> Any:
     """
     geometryFromVolumeNode(volumeNode)
     scene = volumeNode.GetScene()
-    unique = scene.GenerateUniqueName(name or f"{volumeNode.GetName()} segmentation")
+    unique = scene.GenerateUniqueName(name or _("{volume} segmentation").format(volume=volumeNode.GetName()))
     node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", unique)
     adoptSegmentationNode(node, volumeNode)
     return node
@@ -87,12 +88,14 @@ def requireSegmentationNode(segmentationNode: Any) -> None:
     SegmentationError
     """
     if segmentationNode is None:
-        raise SegmentationError("There is no segmentation.", "Choose one, or make a new one.")
+        raise SegmentationError(_("There is no segmentation."), _("Choose one, or make a new one."))
     name = segmentationNode.GetName()
     if segmentationNode.GetScene() is None:
-        raise SegmentationError(f"The segmentation '{name}' was removed from the scene.", "Choose another one.")
+        raise SegmentationError(
+            _("The segmentation '{name}' was removed from the scene.").format(name=name), _("Choose another one.")
+        )
     if not segmentationNode.IsA("vtkMRMLSegmentationNode"):
-        raise SegmentationError(f"'{name}' is no segmentation.", "Choose a segmentation.")
+        raise SegmentationError(_("'{name}' is no segmentation.").format(name=name), _("Choose a segmentation."))
 
 
 def requireWritable(segmentationNode: Any) -> None:
@@ -110,7 +113,9 @@ def requireWritable(segmentationNode: Any) -> None:
         return
     if segmentation.GetNumberOfSegments():
         raise SegmentationError(
-            f"The segments of '{segmentationNode.GetName()}' are stored as '{source}', not as voxels.",
-            "Make 'Binary labelmap' their source representation in Segmentations, or choose a new segmentation.",
+            _("The segments of '{node}' are stored as '{representation}', not as voxels.").format(
+                node=segmentationNode.GetName(), representation=source
+            ),
+            _("Make 'Binary labelmap' their source representation in Segmentations, or choose a new segmentation."),
         )
     segmentation.SetSourceRepresentationName(BINARY)

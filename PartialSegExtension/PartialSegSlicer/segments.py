@@ -14,6 +14,7 @@ import vtk
 from PartialSegLib.errors import SegmentationError
 from PartialSegLib.segmentationfiles import slicertags
 from PartialSegLib.structures import Structure
+from PartialSegSlicer.translation import tr as _
 
 COMPLETED = "completed"
 IN_PROGRESS = "inprogress"
@@ -38,8 +39,10 @@ def segmentOf(segmentationNode: Any, segmentID: str) -> Any:
     segment = segmentationNode.GetSegmentation().GetSegment(segmentID)
     if segment is None:
         raise SegmentationError(
-            f"There is no segment '{segmentID}' in '{segmentationNode.GetName()}'.",
-            f"It has: {', '.join(segmentIDs(segmentationNode)) or 'none'}.",
+            _("There is no segment '{segment}' in '{node}'.").format(
+                segment=segmentID, node=segmentationNode.GetName()
+            ),
+            _("It has: {names}.").format(names=", ".join(segmentIDs(segmentationNode)) or _("none")),
         )
     return segment
 

@@ -13,6 +13,7 @@ from typing import Any
 import slicer  # type: ignore[import-untyped]
 
 from PartialSegLib.errors import ImageError
+from PartialSegSlicer.translation import tr as _
 
 
 @dataclass(frozen=True)
@@ -78,15 +79,19 @@ def requireSequence(volumeNode: Any) -> VolumeSequence:
     """
     found = sequenceOfVolume(volumeNode)
     if found is None:
-        name = "None" if volumeNode is None else f"'{volumeNode.GetName()}'"
-        raise ImageError(f"{name} shows no frames of a sequence.", "Choose the volume that a sequence browser shows.")
+        problem = (
+            _("None shows no frames of a sequence.")
+            if volumeNode is None
+            else _("'{volume}' shows no frames of a sequence.").format(volume=volumeNode.GetName())
+        )
+        raise ImageError(problem, _("Choose the volume that a sequence browser shows."))
     return found
 
 
 def likeSequence(volumes: VolumeSequence) -> Any:
     """Return an empty vtkMRMLSequenceNode, not in a scene yet, with the kind of index that the volumes have."""
     sequence, source = slicer.vtkMRMLSequenceNode(), volumes.sequenceNode
-    sequence.SetName(f"{source.GetName()} segmentation")
+    sequence.SetName(_("{sequence} segmentation").format(sequence=source.GetName()))
     sequence.SetIndexName(source.GetIndexName())
     sequence.SetIndexUnit(source.GetIndexUnit())
     sequence.SetIndexType(source.GetIndexType())

@@ -17,6 +17,7 @@ from vtk.util.numpy_support import vtk_to_numpy
 from PartialSegLib.errors import ImageError
 from PartialSegLib.images import Geometry, Image
 from PartialSegSlicer.geometry import arrayFromMatrix, geometryFromMatrix, matrixToWorld
+from PartialSegSlicer.translation import tr as _
 
 
 def imageFromVolumeNode(volumeNode: Any) -> Image:
@@ -81,9 +82,12 @@ def imagesFromSequence(sequenceNode: Any, transformNode: Any = None) -> Iterator
         When the sequence was removed or is empty, or as :func:`imageFromVolumeNode` for a frame.
     """
     if sequenceNode is None or sequenceNode.GetScene() is None:
-        raise ImageError("There is no sequence: it was removed from the scene.", "Load it again.")
+        raise ImageError(_("There is no sequence: it was removed from the scene."), _("Load it again."))
     if sequenceNode.GetNumberOfDataNodes() == 0:
-        raise ImageError(f"The sequence '{sequenceNode.GetName()}' has no frames.", "Choose another one.")
+        raise ImageError(
+            _("The sequence '{sequence}' has no frames.").format(sequence=sequenceNode.GetName()),
+            _("Choose another one."),
+        )
     index = 0
     # Counted anew for each frame: somebody may remove frames while they are read.
     while index < sequenceNode.GetNumberOfDataNodes():
@@ -112,7 +116,10 @@ def _geometry(volumeNode: Any, transformNode: Any) -> Geometry:
     name = volumeNode.GetName()
     if min(shape) < 2:
         raise ImageError(
-            f"'{name}' is 2D: {shape[2]} x {shape[1]} x {shape[0]} voxels (x, y, z).", "Choose the whole 3D volume."
+            _("'{volume}' is 2D: {size} voxels (x, y, z).").format(
+                volume=name, size=f"{shape[2]} x {shape[1]} x {shape[0]}"
+            ),
+            _("Choose the whole 3D volume."),
         )
     matrix = vtk.vtkMatrix4x4()
     volumeNode.GetIJKToRASMatrix(matrix)
@@ -120,32 +127,45 @@ def _geometry(volumeNode: Any, transformNode: Any) -> Geometry:
     try:
         return geometryFromMatrix(toWorld @ arrayFromMatrix(matrix), shape, (z0, y0, x0))
     except ImageError as error:
-        raise ImageError(f"The grid of '{name}' cannot be used. {error.message}", "Correct it in Volumes.") from error
+        raise ImageError(
+            _("The grid of '{volume}' cannot be used. {reason}").format(volume=name, reason=error.message),
+            _("Correct it in Volumes."),
+        ) from error
 
 
 def _requireInScene(volumeNode: Any) -> None:
     if volumeNode is None:
-        raise ImageError("There is no volume.", "Choose one.")
+        raise ImageError(_("There is no volume."), _("Choose one."))
     if volumeNode.GetScene() is None:
-        raise ImageError(f"The volume '{volumeNode.GetName()}' was removed from the scene.", "Load it again.")
+        raise ImageError(
+            _("The volume '{volume}' was removed from the scene.").format(volume=volumeNode.GetName()),
+            _("Load it again."),
+        )
 
 
 def _requireScalarVolume(volumeNode: Any) -> None:
     """Refuse what is no scan, saying what it is."""
     name = volumeNode.GetName()
     if not volumeNode.IsA("vtkMRMLScalarVolumeNode"):
-        raise ImageError(f"'{name}' is no volume but a {volumeNode.GetNodeTagName()}.", "Choose a scalar volume.")
+        raise ImageError(
+            _("'{name}' is no volume but a {kind}.").format(name=name, kind=volumeNode.GetNodeTagName()),
+            _("Choose a scalar volume."),
+        )
     if volumeNode.IsA("vtkMRMLLabelMapVolumeNode"):
-        raise ImageError(f"'{name}' is a label map, not a scan.", "Choose the scan that it was drawn on.")
+        raise ImageError(
+            _("'{name}' is a label map, not a scan.").format(name=name), _("Choose the scan that it was drawn on.")
+        )
     image = volumeNode.GetImageData()
     scalars = None if image is None else image.GetPointData().GetScalars()
     if scalars is None or scalars.GetNumberOfTuples() == 0:
-        raise ImageError(f"The volume '{name}' holds no image.", "Load its file again.")
+        raise ImageError(_("The volume '{volume}' holds no image.").format(volume=name), _("Load its file again."))
     components = scalars.GetNumberOfComponents()
     if components != 1:
         raise ImageError(
-            f"'{name}' has {components} values in each voxel: it is a color or vector volume.",
-            "Convert it with the module Vector to Scalar Volume.",
+            _("'{volume}' has {count} values in each voxel: it is a color or vector volume.").format(
+                volume=name, count=components
+            ),
+            _("Convert it with the module Vector to Scalar Volume."),
         )
 
 
@@ -154,8 +174,11 @@ def _requireNumbers(voxels: np.ndarray, name: str) -> None:
     limit = np.finfo(np.float32).max
     if not (np.isfinite(low) and np.isfinite(high)) or (voxels.dtype.kind == "f" and max(-low, high) > limit):
         raise ImageError(
-            f"'{name}' has voxels that are NaN, infinite or beyond the range of float32.",
-            "Replace them by the value of air (-1024 for CT) first.",
+            _("'{volume}' has voxels that are NaN, infinite or beyond the range of float32.").format(volume=name),
+            _("Replace them by the value of air (-1024 for CT) first."),
         )
     if low == high:
-        raise ImageError(f"'{name}' is empty: every voxel has the value {low:g}.", "Load its file again.")
+        raise ImageError(
+            _("'{volume}' is empty: every voxel has the value {value}.").format(volume=name, value=f"{low:g}"),
+            _("Load its file again."),
+        )

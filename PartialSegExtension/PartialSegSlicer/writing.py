@@ -29,6 +29,7 @@ from PartialSegSlicer.segments import (
     segmentOf,
     setOriginTags,
 )
+from PartialSegSlicer.translation import tr as _
 from PartialSegSlicer.undo import RunUndo
 from PartialSegSlicer.volumes import geometryFromVolumeNode
 
@@ -125,8 +126,10 @@ def writeSegmentation(
         undo = RunUndo(segmentationNode)
     elif undo.segmentationNode is not segmentationNode:
         raise SegmentationError(
-            f"The run began in '{undo.segmentationNode.GetName()}', not in '{segmentationNode.GetName()}'.",
-            "Write all parts of a run into one segmentation.",
+            _("The run began in '{first}', not in '{second}'.").format(
+                first=undo.segmentationNode.GetName(), second=segmentationNode.GetName()
+            ),
+            _("Write all parts of a run into one segmentation."),
         )
     if volumeNode is not None:
         _requireUnmoved(segmentation, volumeNode)
@@ -167,9 +170,11 @@ def requireSameGrid(geometry: Geometry, segmentationNode: Any) -> None:
 def _requireUnmoved(segmentation: Segmentation, volumeNode: Any) -> None:
     if not segmentation.geometry.matches(geometryFromVolumeNode(volumeNode)):
         raise SegmentationError(
-            f"The volume '{volumeNode.GetName()}' was moved or changed since it was read: "
-            "the result does not lie on its voxels any more.",
-            "Move it back, or run again.",
+            _(
+                "The volume '{volume}' was moved or changed since it was read: "
+                "the result does not lie on its voxels any more."
+            ).format(volume=volumeNode.GetName()),
+            _("Move it back, or run again."),
         )
 
 
@@ -216,10 +221,19 @@ def _offset(local: Geometry, grid: Geometry, segmentationNode: Any) -> tuple[int
     """Return where the first voxel of one grid lies in another, (z, y, x)."""
     offset = lattice_offset(local, grid)
     if offset is None:
+        (size, spacing), (otherSize, otherSpacing) = _words(grid), _words(local)
         raise SegmentationError(
-            f"The voxels of '{segmentationNode.GetName()}' do not coincide with those of the result: "
-            f"{_words(grid)}, not {_words(local)}.",
-            "Choose a new segmentation, or the one that was made on this volume.",
+            _(
+                "The voxels of '{node}' do not coincide with those of the result: "
+                "{size} voxels of {spacing} mm, not {othersize} voxels of {otherspacing} mm."
+            ).format(
+                node=segmentationNode.GetName(),
+                size=size,
+                spacing=spacing,
+                othersize=otherSize,
+                otherspacing=otherSpacing,
+            ),
+            _("Choose a new segmentation, or the one that was made on this volume."),
         )
     return offset
 
@@ -277,16 +291,19 @@ def _onGrid(segmentationNode: Any, segmentID: str, grid: Geometry) -> PackedMask
     if mask is None:
         name = segmentOf(segmentationNode, segmentID).GetName()
         raise SegmentationError(
-            f"The voxels of segment '{name}' do not coincide with those of '{segmentationNode.GetName()}': "
-            "where it meets a new mask cannot be said exactly.",
-            "Choose to keep overlap, or move the segment into another segmentation.",
+            _(
+                "The voxels of segment '{segment}' do not coincide with those of '{node}': "
+                "where it meets a new mask cannot be said exactly."
+            ).format(segment=name, node=segmentationNode.GetName()),
+            _("Choose to keep overlap, or move the segment into another segmentation."),
         )
     return mask
 
 
-def _words(geometry: Geometry) -> str:
+def _words(geometry: Geometry) -> tuple[str, str]:
+    """Return number and size of the voxels, along x, y and z."""
     z, y, x = geometry.shape
-    return f"{x} x {y} x {z} voxels of {' x '.join(f'{value:g}' for value in geometry.spacing)} mm"
+    return f"{x} x {y} x {z}", " x ".join(f"{value:g}" for value in geometry.spacing)
 
 
 __all__ = ["Overlap", "WriteReport", "requireSameGrid", "writeSegmentation"]

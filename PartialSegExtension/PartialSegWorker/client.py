@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Self
 
 from PartialSegLib.progress import Progress
+from PartialSegWorker import texts
 from PartialSegWorker.child import Child, describe_exit
 from PartialSegWorker.environment import child_environment, package_folders
 from PartialSegWorker.errors import (
@@ -197,7 +198,7 @@ class WorkerClient:
             Seconds that the worker has to end by itself, before it is killed.
         """
         for item in self._open():
-            item.error = WorkerError(CANCELLED, "Stopped: the worker was closed.")
+            item.error = WorkerError(CANCELLED, texts.CLOSED, values={})
         self._waiting.clear()
         self._aside.clear()
         self._cancelled.clear()
@@ -237,11 +238,11 @@ class WorkerClient:
             # A callback of the one before may have closed the client.
             if (given_up := self._aside.pop(number, None)) is not None:
                 self._cancelled.discard(given_up)
-                given_up.fail(WorkerError(CANCELLED, f"Stopped by the user during '{given_up.name}'."))
+                given_up.fail(WorkerError(CANCELLED, texts.STOPPED_DURING, values={"name": given_up.name}))
         while item := next((item for item in self._waiting if item in self._cancelled), None):
             self._waiting.remove(item)
             self._cancelled.discard(item)
-            item.fail(WorkerError(CANCELLED, f"Stopped by the user before '{item.name}' began."))
+            item.fail(WorkerError(CANCELLED, texts.STOPPED_BEFORE, values={"name": item.name}))
 
     def _start(self) -> None:
         command = [self._python, "-m", "PartialSegWorker", "--folder", str(self.folder)]
@@ -252,8 +253,9 @@ class WorkerClient:
             self._waiting.popleft().fail(
                 WorkerError(
                     WORKER_START,
-                    f"The worker cannot be started with '{self._python}': {error}.",
-                    "Choose another Python in the settings, or repair the installation.",
+                    texts.NOT_STARTED,
+                    texts.NOT_STARTED_HINT,
+                    values={"python": self._python, "reason": str(error)},
                 )
             )
             return
@@ -323,8 +325,9 @@ class WorkerClient:
         elif event.get("event") == "result":
             self._give_up(
                 ProtocolVersionError.code,
-                f"The worker speaks protocol {result.get('protocol')!r}, but {VERSION} is needed.",
-                "Update PartialSeg, and restart Slicer.",
+                texts.OTHER_PROTOCOL,
+                texts.OTHER_PROTOCOL_HINT,
+                {"spoken": repr(result.get("protocol")), "needed": str(VERSION)},
             )
         elif event.get("event") == "error":
             told = WorkerError.from_event(event)
@@ -337,19 +340,16 @@ class WorkerClient:
         if self._hello is None:
             self._give_up(
                 WORKER_START,
-                f"The worker did not answer within {self._start_timeout:g} seconds.",
-                "Try again: a first start is slow on some computers. Otherwise repair the installation.",
+                texts.NO_HELLO,
+                texts.NO_HELLO_HINT,
+                {"count": f"{self._start_timeout:g}"},
             )
             return
         current = self._current
         self._drop(0.0)
         self._finish()
         if current is not None:
-            current.fail(
-                WorkerError(
-                    CANCELLED, f"Stopped by the user; the worker was killed, because it went on for {self._grace:g} s."
-                )
-            )
+            current.fail(WorkerError(CANCELLED, texts.STOPPED_AND_KILLED, values={"count": f"{self._grace:g}"}))
 
     def _ended(self) -> None:
         """Say why the worker is gone to the request that it worked on."""
@@ -363,23 +363,24 @@ class WorkerClient:
         if not greeted:
             self._give_up(
                 WORKER_START,
-                f"The Python '{self._python}' ended before the worker started: {how}.",
-                "See its log below. Choose another Python in the settings, or repair the installation.",
+                texts.ENDED_EARLY,
+                texts.ENDED_EARLY_HINT,
+                {"python": self._python, "how": how},
             )
         for item in lost:
             if cancelled:
-                item.fail(WorkerError(CANCELLED, f"Stopped by the user; the worker ended ({how}).", log=log))
+                item.fail(WorkerError(CANCELLED, texts.STOPPED_AND_ENDED, log=log, values={"how": how}))
             else:
                 item.fail(WorkerError.crashed(item.name, how, killed=status in (-9, 137), log=log))
 
-    def _give_up(self, code: str, message: str, hint: str) -> None:
+    def _give_up(self, code: str, message: str, hint: str, values: Mapping[str, str] | None = None) -> None:
         """End a worker that never got ready, and fail the request that it was started for."""
         log = self.log_tail()
         self._drop(0.0)
         if self._waiting:
             item = self._waiting.popleft()
             self._cancelled.discard(item)
-            item.fail(WorkerError(code, message, hint, log=log))
+            item.fail(WorkerError(code, message, hint, log=log, values=values))
 
     def _finish(self) -> None:
         """Forget the request that was worked on."""

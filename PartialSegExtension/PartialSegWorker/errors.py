@@ -6,9 +6,12 @@ is a :class:`WorkerError`, whose code says which of them it was. Imports no torc
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from PartialSegLib.errors import CancelledError, PartialSegError
+from PartialSegWorker import texts
 
 #: Codes of problems of the worker itself; all other codes are those of :mod:`PartialSegLib.errors`.
 CANCELLED = CancelledError.code
@@ -54,27 +57,50 @@ class WorkerError(PartialSegError):
         Of the worker, for a report; empty where the worker could not send one.
     log : str
         Last lines of the worker's log, where it ended without an answer.
+    values : mapping of str to str, optional
+        Of the placeholders in `message` and `hint`; without it both are taken as they are.
     """
 
-    def __init__(self, code: str, message: str, hint: str = "", *, traceback: str = "", log: str = "") -> None:
-        super().__init__(message, hint)
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        hint: str = "",
+        *,
+        traceback: str = "",
+        log: str = "",
+        values: Mapping[str, str] | None = None,
+    ) -> None:
+        self._texts, self._values = (message, hint), values
+        super().__init__(*self._filled(str))
         self.code = code
         self.traceback = traceback
         self.log = log
 
+    def translate(self, translation: Callable[[str], str]) -> None:
+        """Put the client's own texts into another language; what the worker told stays as it is."""
+        if self._values is not None:
+            # A translation with other placeholders is worth less than the English text.
+            with suppress(KeyError, IndexError, ValueError):
+                self.message, self.hint = self._filled(translation)
+
+    def _filled(self, translation: Callable[[str], str]) -> tuple[str, str]:
+        message, hint = self._texts
+        if self._values is None:
+            return message, hint
+        return translation(message).format(**self._values), hint and translation(hint).format(**self._values)
+
     @classmethod
     def from_event(cls, event: dict[str, Any]) -> WorkerError:
         """Return the error that an ``error`` event tells."""
-        words = {name: str(event.get(name, "")) for name in ("message", "hint", "traceback")}
-        return cls(str(event.get("code", DEFECT)), **words)
+        message, hint, trace = (str(event.get(name, "")) for name in ("message", "hint", "traceback"))
+        return cls(str(event.get("code", DEFECT)), message, hint, traceback=trace)
 
     @classmethod
     def crashed(cls, name: str, how: str, *, killed: bool, log: str) -> WorkerError:
         """Return the error of a request during which the worker ended; `killed` by the system, or a crash."""
-        hint = "The next run starts a new worker."
-        if killed:
-            hint = f"The system may have run out of memory: choose fewer tasks or a region of interest. {hint}"
-        return cls(WORKER_CRASHED, f"The worker ended during '{name}': {how}.", hint, log=log)
+        hint = texts.KILLED_HINT if killed else texts.CRASHED_HINT
+        return cls(WORKER_CRASHED, texts.CRASHED, hint, log=log, values={"name": name, "how": how})
 
     @property
     def cancelled(self) -> bool:

@@ -53,7 +53,7 @@ class FineTuneParameters(Parameters):
     mode : str
         ``quick`` (the head alone) or ``full``.
     structures : list of str, optional
-        Only these annotations are used; all without it. One that the parent does not know becomes a
+        Only these annotations of `cases` are used; all without it. One that the parent does not know becomes a
         task of its own.
     name : str, optional
         Of the new model.
@@ -160,9 +160,9 @@ def fine_tune(
     """
     finetuning = _finetuning()
     parent = catalog.find(wanted.model)
-    cases, held_out = (
-        [_case(path, wanted, finetuning) for path in paths] for paths in (wanted.cases, wanted.held_out or ())
-    )
+    cases = [_case(path, wanted, finetuning) for path in wanted.cases]
+    # Whole: what they show beside what is learned tells what the new model costs.
+    held_out = [finetuning.read_case_folder(path) for path in wanted.held_out or ()]
     options = _options(wanted, parent, cases, finetuning)
 
     def tell(event: FineTuneEvent) -> None:
@@ -252,7 +252,7 @@ def _options(
 
 
 def _case(path: str, wanted: FineTuneParameters, finetuning: ModuleType) -> Case:
-    """Read a case folder, with the wanted annotations alone."""
+    """Read a case folder to learn from, with the wanted annotations alone."""
     case: Case = finetuning.read_case_folder(path)
     if wanted.structures is None:
         return case

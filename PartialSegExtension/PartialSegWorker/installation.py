@@ -1,10 +1,11 @@
 """Which packages a Python has, and whether they can be loaded: a script, run by the Python that is asked.
 
 ``python installation.py REQUIREMENTS_FILE`` writes one JSON line for each requirement, in its order:
-``name``, ``requirement``, ``version`` (empty when missing) and ``problem`` (empty when it is good). Each
-package is really loaded, because a half-installed one looks well until then; a package that takes the
-whole process down is the one after the last line. It uses the standard library only, and the syntax of
-old versions, so that an old Python can be told that it is too old.
+``name``, ``requirement``, ``version`` (empty when missing), ``fault`` (one of :data:`FAULTS`, empty
+when it is good) and ``reason`` (of a package that cannot be loaded). Each package is really loaded,
+because a half-installed one looks well until then; a package that takes the whole process down is the
+one after the last line. It uses the standard library only, and the syntax of old versions, so that an
+old Python can be told that it is too old.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from importlib import metadata
 
 #: Oldest Python that the worker runs on.
 OLDEST = (3, 11)
+#: What can be wrong with a package: not installed, of another version than required, or not to be loaded.
+FAULTS = (MISSING, OUTDATED, BROKEN) = ("missing", "outdated", "broken")
 #: Modules of distributions whose names differ.
 MODULES = {"connected-components-3d": "cc3d"}
 
@@ -38,20 +41,20 @@ def name_of(requirement: str) -> str:
 def check(requirement: str) -> dict[str, str]:
     """Load a package and return what is known of it."""
     name = name_of(requirement)
-    found = {"name": name, "requirement": requirement, "version": "", "problem": ""}
+    found = {"name": name, "requirement": requirement, "version": "", "fault": "", "reason": ""}
     try:
         found["version"] = metadata.version(name)
     except metadata.PackageNotFoundError:
-        found["problem"] = "not installed"
+        found["fault"] = MISSING
         return found
     if not satisfied(requirement, found["version"]):
-        found["problem"] = f"version {found['version']} is not {requirement[len(name) :].strip()}"
+        found["fault"] = OUTDATED
         return found
     try:
         importlib.import_module(MODULES.get(name, name))
     except Exception as error:
         # A damaged package can raise anything: a missing DLL is an OSError, a wrong NumPy an AttributeError.
-        found["problem"] = f"cannot be loaded: {type(error).__name__}: {error}"
+        found["fault"], found["reason"] = BROKEN, f"{type(error).__name__}: {error}"
     return found
 
 

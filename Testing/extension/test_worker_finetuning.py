@@ -111,6 +111,16 @@ def test_a_model_learns_shows_its_loss_and_is_there_once_it_is_kept(
     assert failed(trainer, trainer.request("discard", DiscardParameters(told["bundle"]))).code == "bundle"
 
 
+def test_held_out_cases_judge_what_is_not_learned_too(parent: ModelBundle, cases: list[str], tmp_path: Path) -> None:
+    spleen = str(write_case(tmp_path / "three", ["spleen"], 3, listed=True))
+    learned = wanted(parent, cases[:1], structures=["liver"], held_out=[cases[1], spleen])
+    told = fine_tune(learned, tmp_path / "private", Monitor(), lambda event, fields: None)
+    assert told["trained"] == ["liver"]
+    # The tumor has the head of the liver; the spleen has its own, which answers as before.
+    assert set(told["before"]) == set(told["after"]) == {"liver", "liver_tumor"}
+    assert told["judged_by"] == "held-out"
+
+
 def test_a_structure_that_the_parent_does_not_know_becomes_a_task_and_can_be_discarded(
     trainer: WorkerClient, installed: Path, parent: ModelBundle, cases: list[str]
 ) -> None:

@@ -21,6 +21,7 @@ from PartialSegLib import catalog
 from PartialSegLib.errors import SegmentationError
 from PartialSegLib.sizes import folder_size
 from PartialSegSlicer.cases import exportCase
+from PartialSegSlicer.translation import tr as _
 
 #: Environment variable that moves the folder of training cases.
 FOLDER_VARIABLE = "PARTIALSEG_CASES"
@@ -104,8 +105,10 @@ class CaseStore:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise SegmentationError(
-                f"The folder of training cases {self.folder} cannot be made: {error.strerror or error}.",
-                f"Mend the permissions, or set {FOLDER_VARIABLE} to another folder.",
+                _("The folder of training cases {folder} cannot be made: {reason}.").format(
+                    folder=self.folder, reason=error.strerror or error
+                ),
+                _("Mend the permissions, or set {variable} to another folder.").format(variable=FOLDER_VARIABLE),
             ) from error
         folder = self.folder / (self._freeName() if name is None else _checked(name))
         exportCase(volumeNode, segmentationNode, folder, annotated=structures, replace=replace)
@@ -125,8 +128,10 @@ class CaseStore:
             return []
         except OSError as error:
             raise SegmentationError(
-                f"The folder of training cases {self.folder} cannot be read: {error.strerror or error}.",
-                "Mend its permissions.",
+                _("The folder of training cases {folder} cannot be read: {reason}.").format(
+                    folder=self.folder, reason=error.strerror or error
+                ),
+                _("Mend its permissions."),
             ) from error
         return [_read(folder) for folder in sorted(folders, key=lambda item: item.name)]
 
@@ -134,7 +139,10 @@ class CaseStore:
         """Return a case by its name; :class:`SegmentationError` names the known ones."""
         found = {case.name: case for case in self.all()}
         if name not in found:
-            raise SegmentationError(f"There is no training case '{name}'.", f"There is: {', '.join(found) or 'none'}.")
+            raise SegmentationError(
+                _("There is no training case '{name}'.").format(name=name),
+                _("There is: {names}.").format(names=", ".join(found) or _("none")),
+            )
         return found[name]
 
     def remove(self, name: str) -> None:
@@ -147,15 +155,20 @@ class CaseStore:
         """
         case = self.find(name)
         if not (case.folder / "case.json").is_file():
-            raise SegmentationError(f"'{case.folder}' is no training case.", "Delete it by hand if you do not need it.")
+            raise SegmentationError(
+                _("'{folder}' is no training case.").format(folder=case.folder),
+                _("Delete it by hand if you do not need it."),
+            )
         aside = case.folder.with_name(f".{case.folder.name}.{secrets.token_hex(4)}.removed")
         try:
             os.replace(case.folder, aside)
             shutil.rmtree(aside)
         except OSError as error:
             raise SegmentationError(
-                f"The training case '{name}' could not be deleted: {error.strerror or error}.",
-                "Close what uses it, and mend the permissions of its folder.",
+                _("The training case '{name}' could not be deleted: {reason}.").format(
+                    name=name, reason=error.strerror or error
+                ),
+                _("Close what uses it, and mend the permissions of its folder."),
             ) from error
 
     @staticmethod
@@ -174,8 +187,8 @@ def _checked(name: str) -> str:
     """Return a name that is a folder on every platform."""
     if not _NAME.fullmatch(name) or name != name.rstrip(" ."):
         raise SegmentationError(
-            f"'{name}' cannot be the name of a training case.",
-            "Use up to 100 letters, digits, spaces and . _ - + ( ), beginning with a letter or digit.",
+            _("'{name}' cannot be the name of a training case.").format(name=name),
+            _("Use up to 100 letters, digits, spaces and . _ - + ( ), beginning with a letter or digit."),
         )
     return name
 
@@ -187,7 +200,7 @@ def _read(folder: Path) -> TrainingCase:
         structures = tuple(str(key) for key in document["annotated"])
         return TrainingCase(folder.name, folder, structures, created, folder_size(folder))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        problem = f"{folder / 'case.json'} cannot be read: {error}."
+        problem = _("{file} cannot be read: {reason}.").format(file=folder / "case.json", reason=error)
         return TrainingCase(folder.name, folder, (), datetime.fromtimestamp(0), 0, problem)
 
 

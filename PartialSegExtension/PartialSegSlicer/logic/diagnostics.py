@@ -1,6 +1,6 @@
 """What a report of a problem needs: versions, the worker, the last error.
 
-It names a volume only where the last error does.
+It names a volume only where the last error does. The report is in English on purpose: developers read it.
 """
 
 from __future__ import annotations

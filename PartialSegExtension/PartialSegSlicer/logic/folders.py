@@ -20,6 +20,7 @@ from PartialSegSlicer.logic.jobs import Job, Listeners
 from PartialSegSlicer.logic.runs import RunSettings
 from PartialSegSlicer.logic.session import Session
 from PartialSegSlicer.logic.settings import chosenTasks, presetOf
+from PartialSegSlicer.translation import tr as _
 from PartialSegWorker.errors import CANCELLED, WORKER_START, InstallationError, ProtocolVersionError, WorkerError
 from PartialSegWorker.parameters import SegmentParameters
 from PartialSegWorker.protocol import Message
@@ -85,7 +86,10 @@ class FolderJob(Job[BatchReport]):
         try:
             self._output.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise BatchError(f"{self._output} cannot be made: {error.strerror}.", "Choose another folder.") from error
+            raise BatchError(
+                _("{folder} cannot be made: {reason}.").format(folder=self._output, reason=error.strerror),
+                _("Choose another folder."),
+            ) from error
 
     def begin(self, session: Session) -> None:
         """Write the report once, so that a folder that cannot take it is found now; then begin."""
@@ -110,8 +114,10 @@ class FolderJob(Job[BatchReport]):
         taken = next((target for target in targets if target.exists()), None)
         if taken is not None and not self._overwrite:
             raise BatchError(
-                f"'{taken}' is there already, made with other settings, of another scan, or by somebody else.",
-                "Choose an empty folder, or allow that such results are replaced (overwrite=True).",
+                _("'{file}' is there already, made with other settings, of another scan, or by somebody else.").format(
+                    file=taken
+                ),
+                _("Choose an empty folder, or allow that such results are replaced (overwrite=True)."),
             )
 
     def _next(self) -> None:

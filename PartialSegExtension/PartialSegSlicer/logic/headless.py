@@ -22,6 +22,7 @@ from PartialSegSlicer.logic.questions import Question
 from PartialSegSlicer.logic.segmenting import OnError, OnFinished, OnProgress, SegmentingLogic
 from PartialSegSlicer.logic.setup import SetupQuestion, SetupState, install
 from PartialSegSlicer.segments import markCompleted
+from PartialSegSlicer.translation import tr as _
 from PartialSegWorker.finetunework import DiscardParameters, KeepParameters
 
 
@@ -92,7 +93,7 @@ class HeadlessLogic(SegmentingLogic):
         BusyError
             When a job is running.
         """
-        self.session.requireIdle("Deleting a model")
+        self.session.requireIdle(_("Deleting a model"))
         # Windows deletes no file that the worker has mapped.
         self.unload()
         models.removeModel(name)
@@ -234,8 +235,8 @@ class HeadlessLogic(SegmentingLogic):
         BusyError
             When a job is running.
         """
-        self.session.requireIdle("Another Python")
-        self._requireDecided("Another Python", discardNew)
+        self.session.requireIdle(_("Another Python"))
+        self._requireDecided(_("Another Python"), discardNew)
         self.interpreter.choose(python)
         self.session.close()
 
@@ -278,8 +279,10 @@ class HeadlessLogic(SegmentingLogic):
         if state.ready:
             return state
         if not consent:
-            raise ConsentError(f"{state.sentence} Nothing was installed.", "Agree to it (consent=True).")
-        self._requireDecided("A repair", discardNew)
+            raise ConsentError(
+                _("{reason} Nothing was installed.").format(reason=state.sentence), _("Agree to it (consent=True).")
+            )
+        self._requireDecided(_("A repair"), discardNew)
         # The worker holds files of torch, which Windows replaces only when nobody does.
         self.session.close()
         install(state, log, progress=progress)
@@ -291,8 +294,10 @@ class HeadlessLogic(SegmentingLogic):
         names = [outcome.name for outcome in self.undecided]
         if names and not discard:
             raise UndecidedError(
-                f"{wish} would delete new models that nobody has kept or discarded: {', '.join(names)}.",
-                "Keep or discard them first.",
+                _("{wish} would delete new models that nobody has kept or discarded: {names}.").format(
+                    wish=wish, names=", ".join(names)
+                ),
+                _("Keep or discard them first."),
             )
 
     # ---- for people

@@ -16,6 +16,7 @@ import slicer  # type: ignore[import-untyped]
 from slicer import util
 
 from PartialSegSlicer.logic.errors import SettingError
+from PartialSegSlicer.translation import tr as _
 from PartialSegWorker.client import WorkerClient
 
 #: Key of the settings.
@@ -62,7 +63,9 @@ class Interpreter:
         """
         text = str(python).strip()
         if text and shutil.which(text) is None:
-            raise SettingError(f"'{text}' is no program.", "Choose the file 'python' of an environment.")
+            raise SettingError(
+                _("'{file}' is no program.").format(file=text), _("Choose the file 'python' of an environment.")
+            )
         settings = _settings()
         if settings is not None and self._chosen is None:
             settings.setValue(SETTING, text)

@@ -12,11 +12,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from PartialSegLib.errors import CancelledError, PartialSegError
 from PartialSegLib.progress import Progress
+from PartialSegSlicer.translation import tr as _
+from PartialSegSlicer.translation import translate
 from PartialSegWorker.errors import CANCELLED, DEFECT, WorkerError
+from PartialSegWorker.texts import CONTEXT
 
 if TYPE_CHECKING:
     from PartialSegSlicer.logic.session import Session
@@ -146,6 +150,8 @@ class Job(Generic[Outcome]):
         """End with an error, unless it has ended already."""
         if self.ended:
             return
+        if isinstance(error, WorkerError):
+            error.translate(partial(translate, CONTEXT))
         self._end(JobState.CANCELLED if error.code == CANCELLED else JobState.FAILED, error)
         if self._listeners.onError is not None:
             self._listeners.onError(error)
@@ -185,6 +191,6 @@ def _defect(error: Exception) -> WorkerError:
     return WorkerError(
         DEFECT,
         f"{type(error).__name__}: {error}",
-        "This is a defect of PartialSeg: copy the diagnostics into a report.",
+        _("This is a defect of PartialSeg: copy the diagnostics into a report."),
         traceback="".join(traceback.format_exception(error)),
     )

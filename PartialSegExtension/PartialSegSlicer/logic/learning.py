@@ -16,6 +16,7 @@ from PartialSegSlicer.logic.casestore import CaseStore, TrainingCase
 from PartialSegSlicer.logic.errors import SettingError
 from PartialSegSlicer.logic.jobs import Listeners
 from PartialSegSlicer.logic.questions import Question
+from PartialSegSlicer.translation import tr as _
 from PartialSegWorker.finetunework import FineTuneParameters
 from PartialSegWorker.protocol import Message
 
@@ -38,6 +39,8 @@ class FineTuneOutcome:
         Where it waits.
     mode : str
         One of :data:`MODES`.
+    trained : tuple of str
+        Structures that were trained.
     before, after : dict of str to float
         Mean Dice of the parent and of the new model by structure.
     regressions : tuple of str
@@ -47,7 +50,7 @@ class FineTuneOutcome:
     judgedBy : str
         ``held-out``, ``leave-one-out`` or ``nothing``.
     verdict : str
-        All of this as a sentence or two.
+        All of this as a sentence or two, in English, as it is written on the model's card.
     seconds : float
         How long it took.
     """
@@ -55,6 +58,7 @@ class FineTuneOutcome:
     name: str
     bundle: Path
     mode: str
+    trained: tuple[str, ...]
     before: Mapping[str, float]
     after: Mapping[str, float]
     regressions: tuple[str, ...]
@@ -110,14 +114,20 @@ class FineTuneJob(Question):
         onMade: Callable[[FineTuneOutcome], object] | None = None,
     ) -> None:
         if settings.mode not in MODES:
-            raise SettingError(f"There is no mode '{settings.mode}'.", f"Choose from: {', '.join(MODES)}.")
+            raise SettingError(
+                _("There is no mode '{name}'.").format(name=settings.mode),
+                _("Choose from: {names}.").format(names=", ".join(MODES)),
+            )
         learned, judged = _found(store, cases), _found(store, heldOut)
         if not learned:
-            raise SegmentationError("There is no training case to learn from.", "Save corrected segments as one first.")
+            raise SegmentationError(
+                _("There is no training case to learn from."), _("Save corrected segments as one first.")
+            )
         both = sorted({case.name for case in learned} & {case.name for case in judged})
         if both:
             raise SettingError(
-                f"Cases cannot be learned from and judged by at once: {', '.join(both)}.", "Take them from one list."
+                _("Cases cannot be learned from and judged by at once: {names}.").format(names=", ".join(both)),
+                _("Take them from one list."),
             )
         wanted = FineTuneParameters(
             cases=[str(case.folder) for case in learned],
@@ -144,6 +154,7 @@ class FineTuneJob(Question):
             name=str(answer["name"]),
             bundle=Path(answer["bundle"]),
             mode=str(answer["mode"]),
+            trained=tuple(answer["trained"]),
             before=dict(answer["before"]),
             after=dict(answer["after"]),
             regressions=tuple(answer["regressions"]),
@@ -167,8 +178,8 @@ def requireUndecided(outcome: FineTuneOutcome) -> None:
     """
     if not outcome.bundle.is_dir():
         raise SegmentationError(
-            f"The model '{outcome.name}' does not wait for a decision any more.",
-            "It was kept or discarded, or the module was closed since: fine-tune again.",
+            _("The model '{name}' does not wait for a decision any more.").format(name=outcome.name),
+            _("It was kept or discarded, or the module was closed since: fine-tune again."),
         )
 
 
@@ -186,7 +197,10 @@ def _found(store: CaseStore, cases: Iterable[CaseLike]) -> list[TrainingCase]:
     found = [_case(store, case) for case in cases]
     damaged = next((case for case in found if case.problem), None)
     if damaged is not None:
-        raise SegmentationError(f"The training case '{damaged.name}' is damaged: {damaged.problem}", "Remove it.")
+        raise SegmentationError(
+            _("The training case '{name}' is damaged: {problem}").format(name=damaged.name, problem=damaged.problem),
+            _("Remove it."),
+        )
     return found
 
 

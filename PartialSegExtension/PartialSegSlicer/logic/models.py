@@ -16,6 +16,7 @@ from PartialSegLib.sizes import readable
 from PartialSegLib.structures import Code, LabelSpace, Structure
 from PartialSegSlicer.logic.jobs import Listeners
 from PartialSegSlicer.logic.questions import Question
+from PartialSegSlicer.translation import tr as _
 from PartialSegWorker.modelwork import DownloadParameters, ImportParameters
 from PartialSegWorker.protocol import Message
 
@@ -26,7 +27,9 @@ class ImportJob(Question):
     def __init__(self, path: str | Path, name: str | None, overwrite: bool, listeners: Listeners | None) -> None:
         path = Path(path).expanduser()
         if not path.exists():
-            raise BundleError(f"There is no file or folder '{path}'.", "Choose a published checkpoint.")
+            raise BundleError(
+                _("There is no file or folder '{path}'.").format(path=path), _("Choose a published checkpoint.")
+            )
         super().__init__("import", ImportParameters(str(path.absolute()), name, overwrite), listeners)
 
     def read(self, answer: Message) -> list[str]:
@@ -41,8 +44,10 @@ class DownloadJob(Question):
         entry = downloads.find(name)
         if downloads.installed(entry) is None and not licenseAccepted:
             raise LicenseError(
-                f"The license of '{name}' ({entry.license.name}) was not accepted, and nothing was downloaded.",
-                "Read it, and pass licenseAccepted=True if you agree.",
+                _("The license of '{name}' ({license}) was not accepted, and nothing was downloaded.").format(
+                    name=name, license=entry.license.name
+                ),
+                _("Read it, and pass licenseAccepted=True if you agree."),
             )
         super().__init__("download", DownloadParameters(name, licenseAccepted), listeners)
 
@@ -100,7 +105,11 @@ def describeRemoval(name: str) -> str:
     """
     entry = catalog.removable(name)
     size = entry.disk_use()
-    return f"the model '{entry.name}' in {entry.folder}" + (f" ({readable(size)})" if size is not None else "")
+    if size is None:
+        return _("the model '{name}' in {folder}").format(name=entry.name, folder=entry.folder)
+    return _("the model '{name}' in {folder} ({size})").format(
+        name=entry.name, folder=entry.folder, size=readable(size)
+    )
 
 
 def removeModel(name: str) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from PartialSegLib.images import Image
 from PartialSegSlicer.logic.results import StructureRow
+from PartialSegSlicer.translation import tr as _
 from PartialSegSlicer.writing import WriteReport
 
 #: Air in a CT is at -1000 HU, fat at -100: a CT without anything below this shows no air and no fat.
@@ -31,10 +32,10 @@ def modalityDoubt(image: Image, modality: str, name: str) -> str:
     low, high = float(sample.min()), float(sample.max())
     if low < _CT_HAS_BELOW:
         return ""
-    return (
-        f"'{name}' has values from {low:g} to {high:g}, which are no Hounsfield units of a CT: "
+    return _(
+        "'{name}' has values from {low} to {high}, which are no Hounsfield units of a CT: "
         "this model was made for CT and finds nothing of worth in another kind of image."
-    )
+    ).format(name=name, low=f"{low:g}", high=f"{high:g}")
 
 
 def notesOf(rows: Iterable[StructureRow], report: WriteReport, doubt: str = "") -> tuple[str, ...]:
@@ -42,15 +43,17 @@ def notesOf(rows: Iterable[StructureRow], report: WriteReport, doubt: str = "") 
     rows = tuple(rows)
     notes = [doubt] if doubt else []
     for status, sentence in (
-        ("empty", "Not found: {names}."),
-        ("completed", "Left alone, because marked as completed: {names}."),
-        ("edited", "Left alone, because edited during the run: {names}. Run again to replace."),
+        ("empty", _("Not found: {names}.")),
+        ("completed", _("Left alone, because marked as completed: {names}.")),
+        ("edited", _("Left alone, because edited during the run: {names}. Run again to replace.")),
     ):
         names = [row.name for row in rows if row.status == status]
         if names:
             notes.append(sentence.format(names=", ".join(names)))
     if report.taken:
-        notes.append(f"Other segments lost {sum(report.taken.values())} voxels to the new ones.")
+        lost = sum(report.taken.values())
+        notes.append(_("Other segments lost {count} voxels to the new ones.").format(count=lost))
     if report.withheld:
-        notes.append(f"{sum(report.withheld.values())} voxels were withheld, because they lie in completed segments.")
+        withheld = sum(report.withheld.values())
+        notes.append(_("{count} voxels were withheld, because they lie in completed segments.").format(count=withheld))
     return tuple(notes)

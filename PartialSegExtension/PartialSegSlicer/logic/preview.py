@@ -20,6 +20,7 @@ from PartialSegLib.segmentation import PackedMask, Segmentation
 from PartialSegLib.segmentationfiles import read_segmentation
 from PartialSegLib.structures import Structure
 from PartialSegSlicer.nodes import adoptSegmentationNode
+from PartialSegSlicer.translation import tr as _
 from PartialSegSlicer.undo import RunUndo
 from PartialSegSlicer.writing import writeSegmentation
 
@@ -112,7 +113,8 @@ class RunPreview:
         """Add the node: one that is drawn in the views, but not listed, edited or saved."""
         scene = self._volumeNode.GetScene()
         node = slicer.vtkMRMLSegmentationNode()
-        node.SetName(scene.GenerateUniqueName(f"{self._volumeNode.GetName()} (being segmented)"))
+        name = _("{volume} (being segmented)").format(volume=self._volumeNode.GetName())
+        node.SetName(scene.GenerateUniqueName(name))
         node.SetHideFromEditors(True)
         node.SetSaveWithScene(False)
         self.node = node = scene.AddNode(node)

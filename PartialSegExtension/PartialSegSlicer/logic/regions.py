@@ -15,6 +15,7 @@ from PartialSegLib.images import Geometry
 from PartialSegLib.segmentation import Box, PackedMask, Segmentation
 from PartialSegSlicer.cases import maskOnVolume
 from PartialSegSlicer.segments import findSegment
+from PartialSegSlicer.translation import tr as _
 
 Region = tuple[float, float, float, float, float, float]
 
@@ -38,14 +39,21 @@ def regionOfNode(roiNode: Any) -> Region:
         When the node is no ROI, was removed, or has no size.
     """
     if roiNode.GetScene() is None:
-        raise ImageError(f"The region '{roiNode.GetName()}' was removed from the scene.", "Choose another one.")
+        raise ImageError(
+            _("The region '{name}' was removed from the scene.").format(name=roiNode.GetName()),
+            _("Choose another one."),
+        )
     if not roiNode.IsA("vtkMRMLMarkupsROINode"):
-        raise ImageError(f"'{roiNode.GetName()}' is no region of interest.", "Choose a markups ROI.")
+        raise ImageError(
+            _("'{name}' is no region of interest.").format(name=roiNode.GetName()), _("Choose a markups ROI.")
+        )
     bounds = [0.0] * 6
     roiNode.GetRASBounds(bounds)
     x0, x1, y0, y1, z0, z1 = bounds
     if not (np.all(np.isfinite(bounds)) and x0 < x1 and y0 < y1 and z0 < z1):
-        raise ImageError(f"The region '{roiNode.GetName()}' has no size.", "Draw it in the Markups module.")
+        raise ImageError(
+            _("The region '{name}' has no size.").format(name=roiNode.GetName()), _("Draw it in the Markups module.")
+        )
     return (-x1, -x0, -y1, -y0, z0, z1)
 
 
@@ -65,7 +73,7 @@ def boxOfRegion(region: Region, geometry: Geometry) -> Box:
     first = np.clip(np.floor(indices.min(axis=1) + 0.5), 0, geometry.shape)
     last = np.clip(np.ceil(indices.max(axis=1) + 0.5), 0, geometry.shape)
     if np.any(first >= last):
-        raise ImageError("The region lies outside the volume.", "Move it over what is to be segmented.")
+        raise ImageError(_("The region lies outside the volume."), _("Move it over what is to be segmented."))
     z, y, x = (slice(int(start), int(stop)) for start, stop in zip(first, last, strict=True))
     return z, y, x
 

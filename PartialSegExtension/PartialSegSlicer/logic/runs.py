@@ -30,6 +30,7 @@ from PartialSegSlicer.logic.uncertainty import showUncertainty
 from PartialSegSlicer.logic.watching import SceneWatch
 from PartialSegSlicer.logic.writer import RunWriter
 from PartialSegSlicer.sequences import shownFrame
+from PartialSegSlicer.translation import tr as _
 from PartialSegSlicer.volumes import geometryFromVolumeNode
 from PartialSegWorker.errors import WorkerError
 from PartialSegWorker.parameters import SegmentParameters
@@ -169,7 +170,7 @@ class SegmentRun(Job[SegmentResult]):
             return
         if self._lost:
             self._stop()
-            self.abandon(f"{self._lost} The run was stopped.")
+            self.abandon(_("{reason} The run was stopped.").format(reason=self._lost))
         elif shownFrame(self._volumeNode) != self._frame:
             self._preview.remove()
         elif self._geometry is not None:
@@ -263,9 +264,10 @@ class SegmentRun(Job[SegmentResult]):
         """Refuse to write into another frame of a sequence than the one that was segmented."""
         if shownFrame(self._volumeNode) != self._frame:
             raise ImageError(
-                f"'{self._volumeNode.GetName()}' shows another frame of its sequence now: the result is that of frame "
-                f"'{self._frame}'.",
-                "Show that frame, and run again.",
+                _("'{name}' shows another frame of its sequence now: the result is that of frame '{frame}'.").format(
+                    name=self._volumeNode.GetName(), frame=self._frame
+                ),
+                _("Show that frame, and run again."),
             )
 
 

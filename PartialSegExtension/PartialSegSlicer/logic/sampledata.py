@@ -10,13 +10,13 @@ from slicer import util
 from PartialSegLib.images import read_image
 from PartialSegSlicer.geometry import ijkToRasFromGeometry, matrixFromArray
 from PartialSegSlicer.logic.questions import Question
+from PartialSegSlicer.translation import tr as _
 from PartialSegWorker.phantomwork import PhantomParameters
 
 if TYPE_CHECKING:
     from PartialSegSlicer.logic.headless import HeadlessLogic
 
 NAME = "PartialSegPhantomCT"
-TITLE = "Phantom CT (synthetic)"
 #: The patient of ``make demo``, whom the bundled model never saw in training.
 _SEED = 3
 _SPACING = [2.0, 2.0, 4.0]
@@ -48,7 +48,7 @@ def addPhantom(logic: HeadlessLogic, seed: int = _SEED) -> Any:
     finally:
         file.unlink(missing_ok=True)
     scene = slicer.mrmlScene
-    node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", scene.GenerateUniqueName(TITLE))
+    node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", scene.GenerateUniqueName(_("Phantom CT (synthetic)")))
     node.SetIJKToRASMatrix(matrixFromArray(ijkToRasFromGeometry(image.geometry)))
     util.updateVolumeFromArray(node, image.voxels)
     node.CreateDefaultDisplayNodes()

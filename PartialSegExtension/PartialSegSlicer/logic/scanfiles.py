@@ -15,6 +15,7 @@ import SimpleITK
 
 from PartialSegLib.errors import ImageError
 from PartialSegLib.images import Image
+from PartialSegSlicer.translation import tr as _
 from PartialSegSlicer.volumes import geometryFromVolumeNode, imageFromVolumeNode
 
 
@@ -100,8 +101,11 @@ def writeUncompressed(image: Image, file: Path) -> None:
     if not complete:
         file.unlink(missing_ok=True)
         raise ImageError(
-            f"The volume could not be written for the worker to {file.parent}.",
-            "Is the disk for temporary files full? Free some space, or set TMPDIR (TEMP on Windows) to another disk.",
+            _("The volume could not be written for the worker to {folder}.").format(folder=file.parent),
+            _(
+                "Is the disk for temporary files full? "
+                "Free some space, or set TMPDIR (TEMP on Windows) to another disk."
+            ),
         )
 
 

@@ -29,6 +29,7 @@ from PartialSegSlicer.logic.sequencerun import SequenceResult, SequenceRun
 from PartialSegSlicer.logic.session import Session
 from PartialSegSlicer.logic.settings import chosenTasks, presetOf
 from PartialSegSlicer.logic.undoing import UndoneRuns
+from PartialSegSlicer.translation import tr as _
 from PartialSegWorker.parameters import ForecastParameters
 
 OnProgress = Callable[[Progress], object] | None
@@ -220,12 +221,12 @@ class SegmentingLogic:
         BusyError
             When a job is running.
         """
-        self.session.requireIdle("Undo")
+        self.session.requireIdle(_("Undo"))
         edited = self._undoable.edited()
         if edited and not discardEdits:
             raise EditsError(
-                f"Edited since the run: {', '.join(edited)}. An undo would lose these edits.",
-                "Mark those that are to stay as completed, or undo nevertheless.",
+                _("Edited since the run: {names}. An undo would lose these edits.").format(names=", ".join(edited)),
+                _("Mark those that are to stay as completed, or undo nevertheless."),
                 edited,
             )
         self._undoable.undo()
@@ -248,7 +249,7 @@ class SegmentingLogic:
         dict
             ``device``, ``plan``, ``windows``, ``seconds``, ``host_bytes``, ``device_bytes``.
         """
-        self.session.requireIdle("A forecast")
+        self.session.requireIdle(_("A forecast"))
         chosen = chosenTasks(tasks)
         bundle = catalog.find(model or None)
         bundle.card.label_space.select(chosen)

@@ -33,6 +33,7 @@ from PartialSegSlicer.logic.watching import SceneWatch
 from PartialSegSlicer.logic.writer import RunWriter
 from PartialSegSlicer.nodes import createSegmentationNode
 from PartialSegSlicer.sequences import VolumeSequence, browseTogether, likeSequence, requireSequence
+from PartialSegSlicer.translation import tr as _
 from PartialSegSlicer.volumes import geometriesOfSequence, geometryFromVolumeNode, imagesFromSequence
 from PartialSegWorker.errors import WorkerError
 from PartialSegWorker.protocol import Message
@@ -123,8 +124,10 @@ class SequenceRun(Job[SequenceResult]):
             if not geometry.matches(self._geometry):
                 name = self._volumeNode.GetName()
                 raise ImageError(
-                    f"Frame '{value}' of '{name}' lies on another grid than the frame that is shown.",
-                    "Resample all frames to one grid, or segment each alone.",
+                    _("Frame '{frame}' of '{name}' lies on another grid than the frame that is shown.").format(
+                        frame=value, name=name
+                    ),
+                    _("Resample all frames to one grid, or segment each alone."),
                 )
 
     def begin(self, session: Session) -> None:
@@ -142,7 +145,7 @@ class SequenceRun(Job[SequenceResult]):
         if self.ended:
             return
         if self._writing is not None:
-            self.abandon("Stopped by the user.")
+            self.abandon(_("Stopped by the user."))
         else:
             self._stop()
 
@@ -150,7 +153,7 @@ class SequenceRun(Job[SequenceResult]):
         """End at once when the sequence is gone; the worker stops by itself."""
         if self._lost and not self.ended:
             self._stop()
-            self.abandon(f"{self._lost} The run was stopped.")
+            self.abandon(_("{reason} The run was stopped.").format(reason=self._lost))
         if self._writing is None or self.ended:
             return
         # A frame at a time: Slicer has to stay responsive, and Cancel to work.
@@ -234,7 +237,9 @@ class SequenceRun(Job[SequenceResult]):
         assert self._volumes is not None
         if tuple(self._found) != self._volumes.values:
             name = self._volumes.sequenceNode.GetName()
-            raise ImageError(f"Frames of '{name}' were added or removed during the run.", "Run again.")
+            raise ImageError(
+                _("Frames of '{name}' were added or removed during the run.").format(name=name), _("Run again.")
+            )
         sequence, node = likeSequence(self._volumes), createSegmentationNode(self._volumeNode)
         self._made += [node, sequence]
         if self._watch is not None:
@@ -249,7 +254,9 @@ class SequenceRun(Job[SequenceResult]):
         shown = self._volumes.values[self._volumes.shown]
         RunWriter(self._volumeNode, node).write(self._found[shown])
         browseTogether(self._volumes, sequence, node)
-        summary = f"{len(frames)} frames were segmented; the table is about frame '{shown}'."
+        summary = _("{count} frames were segmented; the table is about frame '{frame}'.").format(
+            count=len(frames), frame=shown
+        )
         notes = (*([self._doubt] if self._doubt else []), summary)
         yield SequenceResult(node, sequence, frames[shown], frames, {"seconds": dict(self._seconds)}, notes)
 

@@ -16,6 +16,7 @@ from PartialSegSlicer.logic.errors import BusyError
 from PartialSegSlicer.logic.jobs import Job
 from PartialSegSlicer.logic.questions import Question
 from PartialSegSlicer.logic.scanfiles import ScanFiles
+from PartialSegSlicer.translation import tr as _
 from PartialSegWorker.client import WorkerClient
 
 Outcome = TypeVar("Outcome")
@@ -88,7 +89,8 @@ class Session:
         if self.busy:
             assert self.job is not None
             raise BusyError(
-                f"{wish} has to wait: another job ({self.job.kind}) is running.", "Wait for it, or cancel it."
+                _("{wish} has to wait: another job ({job}) is running.").format(wish=wish, job=_called(self.job.kind)),
+                _("Wait for it, or cancel it."),
             )
 
     def privateFile(self, ending: str) -> Path:
@@ -108,7 +110,7 @@ class Session:
         PartialSegError
             When something is wrong with what was asked; nothing was begun then.
         """
-        self.requireIdle("This")
+        self.requireIdle(_("This"))
         for question in self._questions:
             question.cancel()
         self.job = job
@@ -123,7 +125,7 @@ class Session:
         BusyError
             When a job runs.
         """
-        self.requireIdle("This")
+        self.requireIdle(_("This"))
         for older in self._questions:
             if older.kind == question.kind and not older.ended:
                 older.cancel()
@@ -150,7 +152,7 @@ class Session:
             # it its folder, where a new model may wait for a decision.
             if not job.ended:
                 job.cancel()
-                job.abandon("Stopped: it was interrupted.")
+                job.abandon(_("Stopped: it was interrupted."))
             raise
         if job.error is not None:
             raise job.error
@@ -180,7 +182,19 @@ class Session:
         if client is not None:
             client.close()
         for question in self._questions:
-            question.abandon("Stopped: the worker was closed.")
+            question.abandon(_("Stopped: the worker was closed."))
         self._questions.clear()
         if job is not None and not job.ended:
-            job.abandon("Stopped: the worker was closed.")
+            job.abandon(_("Stopped: the worker was closed."))
+
+
+def _called(kind: str) -> str:
+    """Return what people call a job."""
+    known = {
+        "segment": _("segmenting"),
+        "folder": _("segmenting a folder"),
+        "finetune": _("fine-tuning"),
+        "import": _("importing a model"),
+        "download": _("downloading a model"),
+    }
+    return known.get(kind, kind)

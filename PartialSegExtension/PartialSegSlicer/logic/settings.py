@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from PartialSegSlicer.logic.errors import SettingError
+from PartialSegSlicer.translation import tr as _
 from PartialSegSlicer.writing import Overlap
 
 #: Quality, as the user chooses it, and the preset of the library.
@@ -16,7 +17,10 @@ OVERLAPS = tuple(item.value for item in Overlap)
 def presetOf(quality: str) -> str:
     """Return the preset of a quality; :class:`SettingError` names the known ones."""
     if quality not in QUALITIES:
-        raise SettingError(f"There is no quality '{quality}'.", f"Choose from: {', '.join(QUALITIES)}.")
+        raise SettingError(
+            _("There is no quality '{name}'.").format(name=quality),
+            _("Choose from: {names}.").format(names=", ".join(QUALITIES)),
+        )
     return QUALITIES[quality]
 
 
@@ -25,7 +29,10 @@ def overlapNamed(name: str | Overlap) -> Overlap:
     if isinstance(name, Overlap):
         return name
     if name not in OVERLAPS:
-        raise SettingError(f"There is no overlap rule '{name}'.", f"Choose from: {', '.join(OVERLAPS)}.")
+        raise SettingError(
+            _("There is no overlap rule '{name}'.").format(name=name),
+            _("Choose from: {names}.").format(names=", ".join(OVERLAPS)),
+        )
     return Overlap(name)
 
 
@@ -41,5 +48,5 @@ def chosenTasks(tasks: Sequence[str] | str | None) -> tuple[str, ...] | None:
         return None
     chosen = (tasks,) if isinstance(tasks, str) else tuple(tasks)
     if not chosen:
-        raise SettingError("Nothing is chosen to segment.", "Choose a task or a structure.")
+        raise SettingError(_("Nothing is chosen to segment."), _("Choose a task or a structure."))
     return chosen

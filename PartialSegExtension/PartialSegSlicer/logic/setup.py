@@ -25,6 +25,7 @@ from PartialSegSlicer.logic.interpreter import Interpreter
 from PartialSegSlicer.logic.jobs import Listeners
 from PartialSegSlicer.logic.questions import Question
 from PartialSegSlicer.logic.session import Session
+from PartialSegSlicer.translation import tr as _
 from PartialSegWorker import installation
 from PartialSegWorker.environment import child_environment, package_folders
 
@@ -96,9 +97,11 @@ class SetupState:
             return self.problem
         broken = [f"{package.name} ({package.problem})" for package in self.packages if package.problem]
         if broken:
-            return f"Python {self.version} lacks what PartialSeg needs: {'; '.join(broken)}."
+            return _("Python {version} lacks what PartialSeg needs: {packages}.").format(
+                version=self.version, packages="; ".join(broken)
+            )
         torch = next((package.version for package in self.packages if package.name == _TORCH), "")
-        return f"Everything is there: Python {self.version}, PyTorch {torch}."
+        return _("Everything is there: Python {version}, PyTorch {torch}.").format(version=self.version, torch=torch)
 
     @property
     def hint(self) -> str:
@@ -106,10 +109,12 @@ class SetupState:
         if self.ready:
             return ""
         if self.problem:
-            return "Choose another Python, or go back to Slicer's own."
+            return _("Choose another Python, or go back to Slicer's own.")
         if self.own:
-            return "Repair installs what is missing. PyTorch takes several GB on the disk with CUDA, and one without."
-        return f"Run this in a terminal: {self.command}"
+            return _(
+                "Repair installs what is missing. PyTorch takes several GB on the disk with CUDA, and one without."
+            )
+        return _("Run this in a terminal: {command}").format(command=self.command)
 
     @property
     def command(self) -> str:
@@ -145,11 +150,11 @@ class SetupQuestion(Question):
                 creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
             )
         except OSError as error:
-            self.succeed(self._state("", (), f"The Python '{python}' does not start: {error.strerror or error}."))
+            self.succeed(self._unusable(str(error.strerror or error)))
 
     def cancel(self) -> None:
         """Do not wait for the answer any more."""
-        self.abandon("The check of the installation was stopped.")
+        self.abandon(_("The check of the installation was stopped."))
 
     def look(self) -> None:
         """Take the answer when the child has ended."""
@@ -177,20 +182,26 @@ class SetupQuestion(Question):
         status = self._process.poll()
         lines = [json.loads(line) for line in self._read(self._output).splitlines() if line.startswith("{")]
         if not lines:
-            reason = (self._read(self._errors).strip().splitlines() or ["it says nothing"])[-1]
-            return self._state("", (), f"The Python '{self._interpreter.path}' does not start: {reason}.")
+            return self._unusable((self._read(self._errors).strip().splitlines() or [_("it says nothing")])[-1])
         version = str(lines[0]["python"])
         if tuple(int(part) for part in version.split(".")[:2]) < installation.OLDEST:
             oldest = ".".join(map(str, installation.OLDEST))
-            return self._state(version, (), f"Python {version} is too old: {oldest} or later is needed.")
-        packages = [PackageState(**line) for line in lines[1:]]
+            problem = _("Python {version} is too old: {oldest} or later is needed.")
+            return self._state(version, (), problem.format(version=version, oldest=oldest))
+        packages = [_package(line) for line in lines[1:]]
         wanted = installation.read_requirements(REQUIREMENTS.read_text(encoding="utf-8"))
         # A package that ends the process as it is loaded is the first without a line.
-        reason = "does not load in time" if status is None else f"crashes as it is loaded (exit status {status})"
+        reason = _("does not load in time")
+        if status is not None:
+            reason = _("crashes as it is loaded (exit status {status})").format(status=status)
         for position, requirement in enumerate(wanted[len(packages) :]):
-            problem = reason if position == 0 else "not looked at, because another package crashes"
+            problem = reason if position == 0 else _("not looked at, because another package crashes")
             packages.append(PackageState(installation.name_of(requirement), requirement, "", problem))
         return self._state(version, tuple(packages))
+
+    def _unusable(self, reason: str) -> SetupState:
+        problem = _("The Python '{python}' does not start: {reason}.")
+        return self._state("", (), problem.format(python=self._interpreter.path, reason=reason))
 
     def _state(self, version: str, packages: tuple[PackageState, ...], problem: str = "") -> SetupState:
         return SetupState(self._interpreter.path, self._interpreter.own, version, packages, problem)
@@ -221,28 +232,46 @@ def install(state: SetupState, log: Callable[[str], object] | None = None, *, pr
     """
     say = log or (lambda line: None)
     if not state.own:
-        raise SetupError(f"'{state.python}' is not Slicer's own Python.", state.hint)
+        raise SetupError(_("'{python}' is not Slicer's own Python.").format(python=state.python), state.hint)
     broken = [package for package in state.packages if package.problem]
     ordinary = [package for package in broken if package.name != _TORCH]
     if len(ordinary) < len(broken) and _loaded(_TORCH):
         # Windows replaces no file of a library that is loaded, and nothing loads another one in its place.
         raise SetupError(
-            "PyTorch cannot be installed anew while this Slicer has it loaded. Nothing was installed.",
-            "Restart Slicer, and repair before another module uses PyTorch.",
+            _("PyTorch cannot be installed anew while this Slicer has it loaded. Nothing was installed."),
+            _("Restart Slicer, and repair before another module uses PyTorch."),
         )
     try:
         if ordinary:
-            say(f"Installing {', '.join(package.requirement for package in ordinary)} ...")
+            say(_installing(ordinary))
             _installOrdinary(ordinary, progress)
         for package in broken:
             if package.name == _TORCH:
-                say(f"Installing {package.requirement} ...")
+                say(_installing([package]))
                 _installTorch(package)
     except (RuntimeError, OSError, ImportError, subprocess.CalledProcessError) as error:
         raise SetupError(
-            f"The installation failed: {error}",
-            "Check the connection, the proxy and the free disk space; Slicer's error log has the lines of pip.",
+            _("The installation failed: {reason}").format(reason=error),
+            _("Check the connection, the proxy and the free disk space; Slicer's error log has the lines of pip."),
         ) from error
+
+
+def _package(line: dict[str, str]) -> PackageState:
+    """Return what the child says of a package."""
+    name, requirement, version = line["name"], line["requirement"], line["version"]
+    problem = {
+        "": "",
+        installation.MISSING: _("not installed"),
+        installation.OUTDATED: _("version {version} is not {wanted}").format(
+            version=version, wanted=requirement[len(name) :].strip()
+        ),
+        installation.BROKEN: _("cannot be loaded: {reason}").format(reason=line["reason"]),
+    }[line["fault"]]
+    return PackageState(name, requirement, version, problem)
+
+
+def _installing(packages: Sequence[PackageState]) -> str:
+    return _("Installing {packages} ...").format(packages=", ".join(package.requirement for package in packages))
 
 
 def _installOrdinary(packages: Sequence[PackageState], progress: bool) -> None:
@@ -272,8 +301,8 @@ def _installTorch(package: PackageState) -> None:
     utilities = _module("PyTorchUtils")
     if utilities is None:
         raise SetupError(
-            "PyTorch is installed through Slicer's extension PyTorch, which is not there.",
-            "Install it in the Extensions Manager, restart Slicer, and repair again.",
+            _("PyTorch is installed through Slicer's extension PyTorch, which is not there."),
+            _("Install it in the Extensions Manager, restart Slicer, and repair again."),
         )
     if package.version:
         # The remains of a broken installation would be taken for a good one.
@@ -282,7 +311,9 @@ def _installTorch(package: PackageState) -> None:
         askConfirmation=False, torchVersionRequirement=package.requirement[len(_TORCH) :]
     )
     if installed is None:
-        raise SetupError("The extension PyTorch did not install PyTorch.", "See Slicer's error log for the reason.")
+        raise SetupError(
+            _("The extension PyTorch did not install PyTorch."), _("See Slicer's error log for the reason.")
+        )
 
 
 def _loaded(name: str) -> bool:

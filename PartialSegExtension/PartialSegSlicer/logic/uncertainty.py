@@ -11,6 +11,7 @@ from slicer import util  # type: ignore[import-untyped]
 from PartialSegLib.images import Image
 from PartialSegSlicer.geometry import ijkToRasFromGeometry, matrixFromArray
 from PartialSegSlicer.nodes import placeInStudy
+from PartialSegSlicer.translation import tr as _
 
 #: Role under which a segmentation node refers to its uncertainty.
 ROLE = "PartialSegUncertainty"
@@ -61,7 +62,7 @@ def showUncertainty(segmentationNode: Any, volumeNode: Any, uncertainty: Image) 
         node.SetAndObserveImageData(None)
     else:
         scene = segmentationNode.GetScene()
-        name = scene.GenerateUniqueName(f"{volumeNode.GetName()} uncertainty")
+        name = scene.GenerateUniqueName(_("{volume} uncertainty").format(volume=volumeNode.GetName()))
         node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
         segmentationNode.SetNodeReferenceID(ROLE, node.GetID())
         placeInStudy(node, volumeNode)

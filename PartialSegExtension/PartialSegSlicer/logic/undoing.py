@@ -11,6 +11,7 @@ from PartialSegSlicer.logic.uncertainty import takeBackUncertainty
 from PartialSegSlicer.logic.writer import removeIfEmpty
 from PartialSegSlicer.segments import segmentOf
 from PartialSegSlicer.sequences import shownFrame
+from PartialSegSlicer.translation import tr as _
 from PartialSegSlicer.undo import RunUndo
 
 
@@ -69,12 +70,14 @@ class UndoneRuns:
 
     def _undo(self) -> RunUndo:
         if not self.possible:
-            raise SegmentationError("There is no run to undo.", "Its segmentation may have been removed.")
+            raise SegmentationError(_("There is no run to undo."), _("Its segmentation may have been removed."))
         assert self._last is not None
         node, frame = self._last.segmentationNode, self._last.frame
         if shownFrame(node) != frame:
             raise SegmentationError(
-                f"The run was on frame '{frame}' of '{node.GetName()}', and another one is shown.",
-                "Show that frame, then undo.",
+                _("The run was on frame '{frame}' of '{name}', and another one is shown.").format(
+                    frame=frame, name=node.GetName()
+                ),
+                _("Show that frame, then undo."),
             )
         return self._last.write.undo

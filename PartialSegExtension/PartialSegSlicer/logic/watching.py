@@ -9,6 +9,8 @@ from typing import Any
 import slicer  # type: ignore[import-untyped]
 import vtk
 
+from PartialSegSlicer.translation import tr as _
+
 
 class SceneWatch:
     """Watches a scene until :meth:`stop`.
@@ -30,12 +32,12 @@ class SceneWatch:
 
         def closing(caller: Any, event: str) -> None:
             if (told := tell()) is not None:
-                told("The scene was closed during the run.")
+                told(_("The scene was closed during the run."))
 
         @vtk.calldata_type(vtk.VTK_OBJECT)
         def removing(caller: Any, event: str, node: Any) -> None:
             if node in self._nodes and (told := tell()) is not None:
-                told(f"'{node.GetName()}' was removed from the scene during the run.")
+                told(_("'{name}' was removed from the scene during the run.").format(name=node.GetName()))
 
         events = slicer.vtkMRMLScene
         self._tags = [

@@ -14,6 +14,7 @@ segmentation. What sections share is in :mod:`~PartialSegSlicer.panels.context`.
 :mod:`~PartialSegSlicer.panels.results`        the table of structures, review, undo
 :mod:`~PartialSegSlicer.panels.trainingcases`  corrected segmentations that are kept
 :mod:`~PartialSegSlicer.panels.finetuning`     learning from them: loss, Dice, keep or discard
+:mod:`~PartialSegSlicer.panels.verdict`        what the new model is worth
 :mod:`~PartialSegSlicer.panels.journal`        the log
 =============================================  =================================================
 """

@@ -17,6 +17,7 @@ from PartialSegLib.progress import Progress
 from PartialSegSlicer.panels.context import Context
 from PartialSegSlicer.panels.lossplot import drawLoss
 from PartialSegSlicer.panels.trainingcases import COMPARE, LEARN, CasePanel
+from PartialSegSlicer.panels.verdict import verdictOf
 from PartialSegSlicer.panels.widgets import cell, chosenOf, fill, fitRows, plainTable, showLine, showProgress
 
 _PLOT_HEIGHT = 130
@@ -115,9 +116,10 @@ class FineTunePanel:
     def _onFinished(self, result: Any) -> None:
         self._end()
         self._result = result
-        showLine(self._ui.verdictLabel, result.verdict)
+        verdict = verdictOf(result, self._nameOf)
+        showLine(self._ui.verdictLabel, verdict)
         self._fillDice(result)
-        self._context.say(result.verdict)
+        self._context.say(verdict)
         self._context.changed()
 
     def _onError(self, error: PartialSegError) -> None:

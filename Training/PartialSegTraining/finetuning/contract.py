@@ -133,6 +133,8 @@ class FineTuneResult:
         From the first case read to the model written.
     judged_by : str
         ``held-out`` cases, ``leave-one-out`` or ``nothing``.
+    trained : tuple of str
+        Structures that were trained.
     """
 
     bundle: Path
@@ -144,6 +146,7 @@ class FineTuneResult:
     verdict: str
     seconds: float
     judged_by: str = "nothing"
+    trained: tuple[str, ...] = ()
 
     @property
     def recommended(self) -> bool:
@@ -155,6 +158,7 @@ class FineTuneResult:
         return {
             "bundle": str(self.bundle),
             "mode": self.mode,
+            "trained": list(self.trained),
             "before": dict(self.before),
             "after": dict(self.after),
             "regressions": list(self.regressions),

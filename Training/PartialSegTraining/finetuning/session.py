@@ -115,6 +115,7 @@ def finetune(
         judgment.verdict,
         time.monotonic() - started,
         judgment.judged_by,
+        material.trained,
     )
 
 
