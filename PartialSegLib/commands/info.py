@@ -23,7 +23,7 @@ PACKAGES = {
     "safetensors": "weights",
     "connected-components-3d": "post-processing",
     "scipy": "metrics",
-    "openvino": "faster on the CPU (extra: cpu)",
+    "openvino": "computes networks on Intel processors (extra: cpu)",
     "pydicom": "DICOM (extra: dicom)",
     "highdicom": "DICOM segmentations (extra: dicom)",
     "vtk": "pictures (extra: render)",

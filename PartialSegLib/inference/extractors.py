@@ -1,8 +1,10 @@
 """Running the expensive part of a network on one window, as fast as the machine allows.
 
-The CPU takes OpenVINO where it is installed, else PyTorch with folded weight standardisation and
-channels-last memory (:mod:`PartialSegLib.inference.rewriting`); a GPU takes half precision. Each
-extractor has its own copy of the network: the caller's stays in float32 for the heads.
+The CPU takes PyTorch with folded weight standardization, channels-last memory
+(:mod:`PartialSegLib.inference.rewriting`) and Winograd's convolutions
+(:mod:`PartialSegLib.inference.winograd`), or on an Intel processor OpenVINO, where it is installed; a GPU
+takes half precision. Each extractor has its own copy of the network: the caller's stays in float32 for
+the heads.
 """
 
 from __future__ import annotations
@@ -11,12 +13,14 @@ import copy
 import importlib.util
 import sys
 import warnings
+from functools import cache
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from PartialSegLib.inference.rewriting import keep_blocked_layout, keep_channels_last
+from PartialSegLib.inference.winograd import use_winograd
 from PartialSegLib.networks.blocks import fold_weight_standardization
 from PartialSegLib.networks.contract import Features, PartialLabelNetwork
 
@@ -53,6 +57,7 @@ class TorchExtractor:
         self._format = torch.channels_last_3d if device.type == "cpu" else torch.contiguous_format
         self._network.to(memory_format=self._format)  # type: ignore[call-overload]
         if device.type == "cpu":
+            use_winograd(self._network)
             keep_channels_last(self._network)
         precision = "float16" if half else "float32"
         self.name = f"PyTorch {precision}" + (" channels-last" if device.type == "cpu" else "")
@@ -137,13 +142,25 @@ def make_extractor(
 
 
 def runs_on_openvino(network: PartialLabelNetwork) -> bool:
-    """Whether OpenVINO computes the features of a network on the CPU here."""
-    return openvino_installed() and network.features_compile and not network.features_depend_on_task
+    """Whether OpenVINO computes the features of a network on the CPU here.
+
+    It is made for Intel's processors. On one of AMD it takes a fifth longer than PyTorch with Winograd's
+    convolutions (``Testing/benchmarks/bench_backbone.py``), and seconds more to begin.
+    """
+    suitable = network.features_compile and not network.features_depend_on_task
+    return suitable and openvino_installed() and made_by_intel()
 
 
 def openvino_installed() -> bool:
     """Whether OpenVINO can be used here."""
     return importlib.util.find_spec("openvino") is not None
+
+
+@cache
+def made_by_intel() -> bool:
+    """Whether OpenVINO, which has to be installed, finds a processor of Intel."""
+    name = _import_openvino().Core().get_property("CPU", "FULL_DEVICE_NAME")
+    return "intel" in str(name).lower()
 
 
 def _joined(parts: list[Tensor]) -> Tensor:

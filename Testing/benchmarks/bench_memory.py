@@ -37,8 +37,7 @@ def scan(slices: int) -> Image:
 
 def segment(mark: Callable[[], None], slices: int, openvino: bool) -> dict[str, int]:
     """Segment a scan and return its forecast and what is set aside, in bytes."""
-    if not openvino:
-        extractors.openvino_installed = lambda: False  # this process only
+    extractors.made_by_intel = lambda: openvino  # this process only; OpenVINO is chosen for Intel's processors
     predictor = random_predictor(NETWORK, WINDOW, replace(TWO_MM, body_threshold=None, coarse_spacing=None))
     image = scan(slices)
     # Libraries are loaded and the engine is compiled before the count starts.
