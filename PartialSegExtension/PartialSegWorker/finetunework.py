@@ -1,14 +1,15 @@
 """Requests that make a model from corrected cases, and that keep or discard it.
 
-The new model is written into the client's private folder. ``keep`` installs it where the picker shows
-it, in one step; ``discard`` deletes it; and whatever is left undecided goes with the folder. The server
-calls this in its main thread. Imports no torch by itself, and the training library only when it is asked
-to train.
+The new model is made in the client's private folder, and waits beside the installed models
+(:mod:`~PartialSegWorker.undecided`). ``keep`` installs it where the picker shows it, in one step;
+``discard`` deletes it. The server calls this in its main thread. Imports no torch by itself, and the
+training library only when it is asked to train.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import logging
 import math
 import secrets
 import shutil
@@ -22,6 +23,7 @@ from PartialSegLib import catalog
 from PartialSegLib.bundle import ModelBundle
 from PartialSegLib.errors import BundleError, CollectionError
 from PartialSegLib.progress import Monitor
+from PartialSegWorker import undecided
 from PartialSegWorker.errors import InstallationError, ProtocolError
 from PartialSegWorker.modelwork import ImportParameters, import_model
 from PartialSegWorker.parameters import Parameters
@@ -31,8 +33,9 @@ if TYPE_CHECKING:
     from PartialSegTraining.cases import Case
     from PartialSegTraining.finetuning import FineTuneEvent, FineTuneOptions
 
-#: Folder of undecided models in the client's private folder.
-_UNDECIDED = "finetuned"
+_logger = logging.getLogger(__name__)
+#: Folder of new models in the client's private folder.
+_MADE = "finetuned"
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,8 @@ class FineTuneParameters(Parameters):
     mode : str
         ``quick`` (the head alone) or ``full``.
     structures : list of str, optional
-        Only these annotations of `cases` are used; all without it. One that the parent does not know becomes a
-        task of its own.
+        Only these annotations of `cases` are used; all without it. One that the parent does not know
+        becomes a task of its own.
     name : str, optional
         Of the new model.
     device : str
@@ -147,7 +150,8 @@ def fine_tune(
     -------
     dict
         What :meth:`PartialSegTraining.finetuning.FineTuneResult.to_json` gives, and ``name`` of the new
-        model, which waits in the folder ``bundle`` to be kept or discarded.
+        model, which waits in the folder ``bundle`` to be kept or discarded. Where it cannot be written
+        beside the installed models it waits in the private folder, with which it goes.
 
     Raises
     ------
@@ -169,7 +173,7 @@ def fine_tune(
         loss = event.loss if math.isfinite(event.loss) else None
         emit("loss", {"step": event.step, "total": event.total, "loss": loss, "phase": event.phase})
 
-    folder = private / _UNDECIDED / secrets.token_hex(4)
+    folder = private / _MADE / secrets.token_hex(4)
     folder.mkdir(parents=True)
     try:
         result = finetuning.finetune(
@@ -188,7 +192,14 @@ def fine_tune(
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    return _without_nan(result.to_json()) | {"name": name}
+    told: Message = _without_nan(result.to_json()) | {"name": name}
+    try:
+        bundle = undecided.put(result.bundle, told)
+    except OSError as error:
+        _logger.warning("The new model waits in %s only: %s", folder, error)
+        return told
+    shutil.rmtree(folder, ignore_errors=True)
+    return told | {"bundle": str(bundle)}
 
 
 def keep_model(wanted: KeepParameters, private: Path, monitor: Monitor) -> Message:
@@ -206,7 +217,7 @@ def keep_model(wanted: KeepParameters, private: Path, monitor: Monitor) -> Messa
     """
     folder = _undecided(wanted.bundle, private)
     told = import_model(ImportParameters(str(folder), overwrite=wanted.overwrite), monitor)
-    shutil.rmtree(folder.parent, ignore_errors=True)
+    undecided.forget(folder.parent)
     return {"model": told["models"][0]}
 
 
@@ -218,7 +229,7 @@ def discard_model(wanted: DiscardParameters, private: Path) -> Message:
     BundleError
         When there is no such undecided model.
     """
-    shutil.rmtree(_undecided(wanted.bundle, private).parent, ignore_errors=True)
+    undecided.forget(_undecided(wanted.bundle, private).parent)
     return {}
 
 
@@ -267,8 +278,8 @@ def _case(path: str, wanted: FineTuneParameters, finetuning: ModuleType) -> Case
 
 def _undecided(bundle: str, private: Path) -> Path:
     """Return the folder of an undecided model; refuse any other, because it may be deleted."""
-    folder, home = Path(bundle).resolve(), (private / _UNDECIDED).resolve()
-    if folder.parent.parent != home or not folder.is_dir():
+    folder, homes = Path(bundle).resolve(), [home.resolve() for home in (undecided.home(), private / _MADE)]
+    if folder.parent.parent not in homes or not folder.is_dir():
         raise BundleError(f"'{bundle}' is no model that waits for a decision.", "Fine-tune again.")
     return folder
 

@@ -149,25 +149,21 @@ def test_a_model_that_is_discarded_leaves_nothing(corrected: OpenPanel) -> None:
     assert panel.ui.fineTuneButton.enabled
 
 
-def test_another_python_asks_before_it_deletes_a_model_that_waits(corrected: OpenPanel) -> None:
+def test_another_python_leaves_a_model_that_waits(corrected: OpenPanel) -> None:
     panel = corrected
     panel.ui.saveCaseButton.click()
     panel.ui.fineTuneButton.click()
     panel.until(lambda: not panel.logic.busy)
-    before, python = panel.ui.pythonPath.text, panel.logic.python
-    for answer in ("Cancel", "Ok"):
-        panel.host.dialogs.answer(answer)
-        panel.ui.pythonPath.text = sys.executable
-        panel.ui.pythonPath.editingFinished.emit()
-        panel.settle()
-        assert "neither kept nor discarded" in panel.host.dialogs.last
-        assert panel.shown("keepButton") == (answer == "Cancel")
-        assert (panel.ui.pythonPath.text, panel.logic.python) == (
-            (before, python) if answer == "Cancel" else (sys.executable, sys.executable)
-        )
-    assert not panel.shown("errorPanel")
-    assert panel.ui.fineTuneButton.enabled
+    panel.ui.pythonPath.text = sys.executable
+    panel.ui.pythonPath.editingFinished.emit()
+    panel.settle()
+    assert panel.logic.python == sys.executable
+    assert panel.shown("keepButton")
+    assert len(panel.logic.undecided) == 1
     panel.logic.setPython("")
+    panel.ui.discardButton.click()
+    panel.settle()
+    assert panel.logic.undecided == ()
 
 
 def test_the_curve_of_the_loss_goes_on_from_phase_to_phase(panel: OpenPanel) -> None:
@@ -178,29 +174,6 @@ def test_the_curve_of_the_loss_goes_on_from_phase_to_phase(panel: OpenPanel) -> 
     assert fine_tuning._losses == [(1, 3.0), (2, 2.0), (3, 1.5), (4, 1.4), (5, 1.3), (6, 1.0)]
     assert fine_tuning._total == 9
     panel.ui.lossPlot.setVisible(False)
-
-
-def test_a_question_that_ends_the_editing_once_more_is_asked_once(
-    corrected: OpenPanel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    panel, asked = corrected, []
-    panel.ui.saveCaseButton.click()
-    panel.ui.fineTuneButton.click()
-    panel.until(lambda: not panel.logic.busy)
-
-    def ask(question: str, *more: Any, **names: Any) -> bool:
-        # A window takes the focus from the line, and Qt then tells the end of editing a second time.
-        asked.append(question)
-        panel.ui.pythonPath.editingFinished.emit()
-        return False
-
-    monkeypatch.setattr(panel.host.slicer.util, "confirmOkCancelDisplay", ask)
-    panel.ui.pythonPath.text = sys.executable
-    panel.ui.pythonPath.editingFinished.emit()
-    assert len(asked) == 1
-    assert panel.ui.pythonPath.text == ""
-    panel.ui.discardButton.click()
-    panel.settle()
 
 
 def test_fine_tuning_is_cancelled(corrected: OpenPanel) -> None:

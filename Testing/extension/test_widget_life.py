@@ -13,6 +13,8 @@ from logic_cases import small_scan
 from panel_cases import KEYS, OpenPanel
 from worker_cases import alive
 
+from PartialSegWorker import undecided
+
 #: What stands beside the module in Slicer's Python, and what the module brings itself.
 OURS = {"PartialSegLib", "PartialSegSlicer", "PartialSegWorker"}
 SLICERS = {"slicer", "vtk", "qt", "ctk", "numpy", "SimpleITK"}
@@ -165,6 +167,29 @@ def test_reload_and_unload_end_the_worker_and_the_timers(
     assert again.ui.taskTree.topLevelItemCount > 0
     slicer_app.app.moduleManager().unloadAll()
     assert not again.panel._timer.active
+
+
+def test_models_that_waited_while_slicer_was_closed_are_asked_about_one_after_the_other(
+    slicer_app: Host, random_model: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setenv("PARTIALSEG_MODELS", str(tmp_path))
+    told = {"mode": "full", "trained": ["liver"], "regressions": [], "better": True, "judged_by": "held-out"}
+    told |= {"before": {"liver": 0.5}, "verdict": "", "seconds": 3.0}
+    for name, dice in (("first", 0.75), ("second", 0.875)):
+        undecided.put(random_model, told | {"name": name, "after": {"liver": dice}})
+    widget = slicer_app.widget()
+    ui, logic = widget.ui, widget.logic
+    for name, dice in (("first", "0.750"), ("second", "0.875")):
+        assert name in ui.logText.toPlainText()
+        assert ui.verdictLabel.text.startswith("Better than its parent")
+        assert [ui.diceTable.item(0, column).text() for column in range(3)] == ["Liver", "0.500", dice]
+        assert not ui.learnSection.collapsed
+        while logic.session.active:
+            slicer_app.process()
+        ui.discardButton.click()
+    assert ui.discardButton.isHidden()
+    assert undecided.waiting() == []
+    assert not list(tmp_path.iterdir())
 
 
 def _question() -> Any:

@@ -17,7 +17,7 @@ from PartialSegLib.bundle import ModelBundle
 from PartialSegLib.errors import BundleError, CollectionError
 from PartialSegLib.progress import Monitor
 from PartialSegLib.segmentationfiles import read_segmentation
-from PartialSegWorker import WorkerClient
+from PartialSegWorker import WorkerClient, undecided
 from PartialSegWorker.errors import InstallationError, ProtocolError
 from PartialSegWorker.finetunework import (
     DiscardParameters,
@@ -51,6 +51,12 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("installed")
 
 
+@pytest.fixture(autouse=True)
+def same_models(installed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process looks at the worker's models, and never at those of whoever runs the tests."""
+    monkeypatch.setenv("PARTIALSEG_MODELS", str(installed))
+
+
 @pytest.fixture(scope="module")
 def trainer(quick: tuple[Path, ...], installed: Path) -> Iterator[WorkerClient]:
     with WorkerClient(
@@ -64,9 +70,11 @@ def wanted(parent: ModelBundle, cases: list[str], **more: Any) -> FineTuneParame
     return FineTuneParameters(cases, str(parent.folder), **names)
 
 
-def undecided(private: Path) -> list[str]:
-    folder = private / "finetuned"
-    return os.listdir(folder) if folder.is_dir() else []
+def left(private: Path) -> list[str]:
+    """Return what is left of new models, in the private folder and where they wait."""
+    return [
+        name for folder in (private / "finetuned", undecided.home()) if folder.is_dir() for name in os.listdir(folder)
+    ]
 
 
 def names(client: WorkerClient) -> list[str]:
@@ -95,14 +103,14 @@ def test_a_model_learns_shows_its_loss_and_is_there_once_it_is_kept(
     assert told["judged_by"] == "held-out"
     assert told["better"] in (True, False)
     assert told["verdict"]
-    assert Path(told["bundle"]).is_relative_to(trainer.folder)
+    assert Path(told["bundle"]).is_relative_to(installed / ".undecided")
     assert "corrected" not in names(trainer)
 
     kept = trainer.wait(trainer.request("keep", KeepParameters(told["bundle"])), PATIENCE)
     assert kept == {"model": "corrected"}
     assert "corrected" in names(trainer)
     assert os.listdir(installed) == ["corrected"]
-    assert undecided(trainer.folder) == []
+    assert left(trainer.folder) == []
     # The next run uses it.
     parameters = segment(trainer, Path(cases[1]) / "image.nii.gz", "corrected")
     result = trainer.wait(trainer.request("segment", parameters), PATIENCE)
@@ -111,7 +119,10 @@ def test_a_model_learns_shows_its_loss_and_is_there_once_it_is_kept(
     assert failed(trainer, trainer.request("discard", DiscardParameters(told["bundle"]))).code == "bundle"
 
 
-def test_held_out_cases_judge_what_is_not_learned_too(parent: ModelBundle, cases: list[str], tmp_path: Path) -> None:
+def test_held_out_cases_judge_what_is_not_learned_too(
+    parent: ModelBundle, cases: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PARTIALSEG_MODELS", str(tmp_path / "models"))
     spleen = str(write_case(tmp_path / "three", ["spleen"], 3, listed=True))
     learned = wanted(parent, cases[:1], structures=["liver"], held_out=[cases[1], spleen])
     told = fine_tune(learned, tmp_path / "private", Monitor(), lambda event, fields: None)
@@ -131,7 +142,7 @@ def test_a_structure_that_the_parent_does_not_know_becomes_a_task_and_can_be_dis
     assert "gallbladder" in child.card.label_space.select()
     assert set(parent.card.label_space.select()) < set(child.card.label_space.select())
     assert trainer.wait(trainer.request("discard", DiscardParameters(told["bundle"])), PATIENCE) == {}
-    assert undecided(trainer.folder) == []
+    assert left(trainer.folder) == []
     assert os.listdir(installed) == before
 
 
@@ -147,7 +158,7 @@ def test_a_cancelled_fine_tuning_leaves_nothing_and_the_worker_goes_on(
     pid = trainer.hello["pid"]
     trainer.cancel(request)
     assert failed(trainer, request).cancelled
-    assert undecided(trainer.folder) == []
+    assert left(trainer.folder) == []
     assert os.listdir(installed) == before
     names(trainer)
     assert trainer.hello["pid"] == pid
@@ -158,7 +169,7 @@ def test_an_installed_model_is_not_replaced_unless_that_is_wanted(
 ) -> None:
     monkeypatch.setenv("PARTIALSEG_MODELS", str(tmp_path / "installed"))
     private = tmp_path / "private"
-    folders = [private / "finetuned" / token / "parent" for token in ("first", "second")]
+    folders = [home / token / "parent" for home in (undecided.home(), private / "finetuned") for token in ["token"]]
     for folder in folders:
         folder.mkdir(parents=True)
         for file in parent.folder.iterdir():
@@ -168,7 +179,41 @@ def test_an_installed_model_is_not_replaced_unless_that_is_wanted(
         keep_model(KeepParameters(str(folders[1])), private, Monitor())
     assert folders[1].is_dir()
     assert keep_model(KeepParameters(str(folders[1]), overwrite=True), private, Monitor()) == {"model": "parent"}
-    assert undecided(private) == []
+    assert left(private) == []
+
+
+def test_a_new_model_outlives_the_worker_and_waits_for_a_decision(
+    parent: ModelBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PARTIALSEG_MODELS", str(tmp_path / "models"))
+    with WorkerClient(
+        sys.executable, environment=os.environ | {"PARTIALSEG_MODELS": str(undecided.home().parent)}
+    ) as it:
+        first = {"name": "first", "better": None, "after": {"liver": 0.25}}
+        bundle = undecided.put(parent.folder, first)
+        second = undecided.put(parent.folder, {"name": "second"})
+        os.utime(bundle.parent / "outcome.json", (1, 1))
+        assert undecided.waiting() == [first | {"bundle": str(bundle)}, {"name": "second", "bundle": str(second)}]
+        # What is half-written, damaged or has lost its model is nothing to decide on.
+        for name, text in ((".x.part", '{"bundle": "parent"}'), ("y", "{"), ("z", '{"bundle": "gone"}'), ("v", "[]")):
+            (undecided.home() / name).mkdir()
+            (undecided.home() / name / "outcome.json").write_text(text, encoding="utf-8")
+        assert len(undecided.waiting()) == 2
+        assert it.wait(it.request("keep", KeepParameters(str(second))), PATIENCE) == {"model": "parent"}
+        assert [told["name"] for told in undecided.waiting()] == ["first"]
+
+
+def test_a_new_model_is_not_lost_when_it_cannot_wait_beside_the_others(
+    parent: ModelBundle, cases: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PARTIALSEG_MODELS", str(tmp_path / "models"))
+    undecided.home().parent.mkdir(parents=True)
+    undecided.home().write_text("in the way", encoding="utf-8")
+    told = fine_tune(wanted(parent, cases[:1]), tmp_path, Monitor(), lambda event, fields: None)
+    assert Path(told["bundle"]).is_relative_to(tmp_path / "finetuned")
+    undecided.home().unlink()
+    assert keep_model(KeepParameters(told["bundle"]), tmp_path, Monitor()) == {"model": told["name"]}
+    assert left(tmp_path) == []
 
 
 @pytest.mark.parametrize("bundle", ["{parent}", "{private}", "{private}/finetuned", "{private}/finetuned/x/../../y/z"])
@@ -196,7 +241,7 @@ def test_what_is_wrong_with_a_fine_tuning_is_named_and_leaves_nothing(
 ) -> None:
     with pytest.raises(error, match=named):
         fine_tune(wanted(parent, cases[:1], **more), tmp_path, Monitor(), lambda event, fields: None)
-    assert undecided(tmp_path) == []
+    assert left(tmp_path) == []
 
 
 def test_a_worker_without_the_training_library_says_what_is_missing(tmp_path: Path) -> None:

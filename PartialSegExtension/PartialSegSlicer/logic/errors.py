@@ -36,12 +36,6 @@ class EditsError(PartialSegError):
         self.segments = tuple(segments)
 
 
-class UndecidedError(PartialSegError):
-    """Something that would delete new models on which nobody has decided yet; nothing was done."""
-
-    code = "undecided"
-
-
 class ConsentError(PartialSegError):
     """An installation that nobody has agreed to; nothing was installed."""
 

@@ -15,9 +15,16 @@ from PartialSegSlicer.logic import models
 from PartialSegSlicer.logic.casestore import CaseStore, TrainingCase
 from PartialSegSlicer.logic.console import codeOf
 from PartialSegSlicer.logic.diagnostics import describe
-from PartialSegSlicer.logic.errors import ConsentError, UndecidedError
+from PartialSegSlicer.logic.errors import ConsentError
 from PartialSegSlicer.logic.jobs import Listeners
-from PartialSegSlicer.logic.learning import CaseLike, FineTuneJob, FineTuneOutcome, FineTuneSettings, requireUndecided
+from PartialSegSlicer.logic.learning import (
+    CaseLike,
+    FineTuneJob,
+    FineTuneOutcome,
+    FineTuneSettings,
+    requireUndecided,
+    waitingOutcomes,
+)
 from PartialSegSlicer.logic.questions import Question
 from PartialSegSlicer.logic.segmenting import OnError, OnFinished, OnProgress, SegmentingLogic
 from PartialSegSlicer.logic.setup import SetupQuestion, SetupState, install
@@ -187,9 +194,10 @@ class HeadlessLogic(SegmentingLogic):
 
     @property
     def undecided(self) -> tuple[FineTuneOutcome, ...]:
-        """The new models that wait for :meth:`keepModel` or :meth:`discardModel`."""
-        self._made = [outcome for outcome in self._made if outcome.bundle.is_dir()]
-        return tuple(self._made)
+        """The new models that wait for :meth:`keepModel` or :meth:`discardModel`, also from earlier days."""
+        # Those that could not be written beside the installed models are known to this logic alone.
+        known = {outcome.bundle: outcome for outcome in (*waitingOutcomes(), *self._made)}
+        return tuple(outcome for outcome in known.values() if outcome.bundle.is_dir())
 
     def keepModel(self, outcome: FineTuneOutcome, overwrite: bool = False) -> str:
         """Install a new model, so that it can be chosen; return its name.
@@ -217,26 +225,17 @@ class HeadlessLogic(SegmentingLogic):
         """Python of the worker."""
         return self.interpreter.path
 
-    def setPython(self, python: str | Path = "", discardNew: bool = False) -> None:
+    def setPython(self, python: str | Path = "") -> None:
         """Run the worker in another Python from now on; in Slicer's own again with an empty text.
-
-        Parameters
-        ----------
-        python : str or Path
-        discardNew : bool
-            Whether new models on which nobody has decided may go: they wait in the worker's folder.
 
         Raises
         ------
         SettingError
             When there is no such program.
-        UndecidedError
-            When there is such a model; nothing has changed then.
         BusyError
             When a job is running.
         """
         self.session.requireIdle(_("Another Python"))
-        self._requireDecided(_("Another Python"), discardNew)
         self.interpreter.choose(python)
         self.session.close()
 
@@ -248,7 +247,6 @@ class HeadlessLogic(SegmentingLogic):
         self,
         consent: bool = False,
         log: Callable[[str], object] | None = None,
-        discardNew: bool = False,
         progress: bool = False,
     ) -> SetupState:
         """Install what is missing into Slicer's own Python; return how it is afterwards.
@@ -259,8 +257,6 @@ class HeadlessLogic(SegmentingLogic):
             Whether the user has agreed to what :meth:`setupState` says is missing.
         log : callable, optional
             Called with a line before each step.
-        discardNew : bool
-            Whether new models on which nobody has decided may go, as for :meth:`setPython`.
         progress : bool
             Whether Slicer may show its window with the progress of pip; without it no window is shown.
 
@@ -268,8 +264,6 @@ class HeadlessLogic(SegmentingLogic):
         ------
         ConsentError
             When something is missing and nobody agreed; nothing was installed then.
-        UndecidedError
-            When there is such a model; nothing was installed then.
         SetupError
             When it could not be installed.
         BusyError
@@ -282,23 +276,11 @@ class HeadlessLogic(SegmentingLogic):
             raise ConsentError(
                 _("{reason} Nothing was installed.").format(reason=state.sentence), _("Agree to it (consent=True).")
             )
-        self._requireDecided(_("A repair"), discardNew)
         # The worker holds files of torch, which Windows replaces only when nobody does.
         self.session.close()
         install(state, log, progress=progress)
         after: SetupState = self.setupState()
         return after
-
-    def _requireDecided(self, wish: str, discard: bool) -> None:
-        """Refuse what ends the worker's folder while new models wait in it."""
-        names = [outcome.name for outcome in self.undecided]
-        if names and not discard:
-            raise UndecidedError(
-                _("{wish} would delete new models that nobody has kept or discarded: {names}.").format(
-                    wish=wish, names=", ".join(names)
-                ),
-                _("Keep or discard them first."),
-            )
 
     # ---- for people
 

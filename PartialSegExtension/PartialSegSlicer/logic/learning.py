@@ -1,11 +1,12 @@
 """Fine-tuning: training cases to the worker, and a new model that is kept or discarded.
 
-The new model waits in the private folder until somebody decides; closing the session discards it.
+The new model waits until somebody decides, also when Slicer is closed meanwhile.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from PartialSegSlicer.logic.errors import SettingError
 from PartialSegSlicer.logic.jobs import Listeners
 from PartialSegSlicer.logic.questions import Question
 from PartialSegSlicer.translation import tr as _
+from PartialSegWorker import undecided
 from PartialSegWorker.finetunework import FineTuneParameters
 from PartialSegWorker.protocol import Message
 
@@ -150,22 +152,20 @@ class FineTuneJob(Question):
 
     def read(self, answer: Message) -> FineTuneOutcome:
         """Return what was made."""
-        outcome = FineTuneOutcome(
-            name=str(answer["name"]),
-            bundle=Path(answer["bundle"]),
-            mode=str(answer["mode"]),
-            trained=tuple(answer["trained"]),
-            before=dict(answer["before"]),
-            after=dict(answer["after"]),
-            regressions=tuple(answer["regressions"]),
-            better=answer["better"],
-            judgedBy=str(answer["judged_by"]),
-            verdict=str(answer["verdict"]),
-            seconds=float(answer["seconds"]),
-        )
+        outcome = _outcome(answer)
         if self._onMade is not None:
             self._onMade(outcome)
         return outcome
+
+
+def waitingOutcomes() -> list[FineTuneOutcome]:
+    """Return the models on which nobody has decided yet, the oldest first, whoever made them."""
+    found = []
+    for told in undecided.waiting():
+        # Of another version of the module: there is nothing to show of it.
+        with suppress(KeyError, TypeError, ValueError):
+            found.append(_outcome(told))
+    return found
 
 
 def requireUndecided(outcome: FineTuneOutcome) -> None:
@@ -174,13 +174,29 @@ def requireUndecided(outcome: FineTuneOutcome) -> None:
     Raises
     ------
     SegmentationError
-        When it was kept or discarded, or the logic that made it was closed: its folder is gone then.
+        When it was kept or discarded: its folder is gone then.
     """
     if not outcome.bundle.is_dir():
         raise SegmentationError(
             _("The model '{name}' does not wait for a decision any more.").format(name=outcome.name),
-            _("It was kept or discarded, or the module was closed since: fine-tune again."),
+            _("It was kept or discarded since: fine-tune again."),
         )
+
+
+def _outcome(told: Message) -> FineTuneOutcome:
+    return FineTuneOutcome(
+        name=str(told["name"]),
+        bundle=Path(told["bundle"]),
+        mode=str(told["mode"]),
+        trained=tuple(told["trained"]),
+        before=dict(told["before"]),
+        after=dict(told["after"]),
+        regressions=tuple(told["regressions"]),
+        better=told["better"],
+        judgedBy=str(told["judged_by"]),
+        verdict=str(told["verdict"]),
+        seconds=float(told["seconds"]),
+    )
 
 
 def _replayed(store: CaseStore, settings: FineTuneSettings, used: Sequence[TrainingCase]) -> list[TrainingCase]:

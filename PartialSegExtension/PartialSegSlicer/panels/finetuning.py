@@ -54,7 +54,7 @@ class FineTunePanel:
         self._ui.discardButton.connect("clicked()", self._discard)
 
     def look(self, ready: bool) -> None:
-        """Offer what can be done now; a new model that went with the worker's folder is not asked about."""
+        """Offer what can be done now; a model that somebody else has decided on is not asked about."""
         if self._result is not None and not self._result.bundle.is_dir():
             self._result = None
             self._hideOutcome()
@@ -113,14 +113,25 @@ class FineTunePanel:
         self._total = max(self._total, self._begun + step)
         self._plot()
 
+    def restore(self) -> None:
+        """Ask about a new model that waits for a decision, from before Slicer was closed or by another one."""
+        waiting = self._context.logic.undecided if self._job is None and self._result is None else ()
+        if waiting:
+            self._context.say(_("The new model {name} waits for a decision.").format(name=waiting[0].name))
+            self._show(waiting[0])
+            self._ui.learnSection.collapsed = False
+
     def _onFinished(self, result: Any) -> None:
         self._end()
+        self._show(result)
+        self._context.changed()
+
+    def _show(self, result: Any) -> None:
         self._result = result
         verdict = verdictOf(result, self._nameOf)
         showLine(self._ui.verdictLabel, verdict)
         self._fillDice(result)
         self._context.say(verdict)
-        self._context.changed()
 
     def _onError(self, error: PartialSegError) -> None:
         self._end()
@@ -159,6 +170,7 @@ class FineTunePanel:
                 return
             name = self._context.logic.keepModel(outcome, overwrite=known)
             self._context.say(_("The new model {name} was kept.").format(name=name))
+            self._decided()
             self._kept(name)
         self._context.changed()
 
@@ -167,7 +179,14 @@ class FineTunePanel:
         with self._context.guarded():
             self._context.logic.discardModel(outcome)
             self._context.say(_("The new model was discarded."))
+            self._decided()
         self._context.changed()
+
+    def _decided(self) -> None:
+        """Ask about the next new model, if another one waits."""
+        self._result = None
+        self._hideOutcome()
+        self.restore()
 
     def _hideOutcome(self) -> None:
         for name in ("verdictLabel", "diceTable", "lossPlot"):

@@ -74,6 +74,7 @@ class Panel:
         self.models.refresh()
         self.cases.refresh()
         self.results.refreshStatus()
+        self.fineTuning.restore()
         if not self.setup.ready:
             self.setup.check()
         elif self._logic.session.running and not self._logic.busy:

@@ -32,7 +32,7 @@ class SetupPanel:
     def __init__(self, context: Context, onDevices: Callable[[list[dict[str, Any]]], None]) -> None:
         self._context, self._ui, self._onDevices = context, context.ui, onDevices
         self._state: Any = None
-        self._checking = self._asking = False
+        self._checking = False
         #: What a job has driven away, to be asked again after it.
         self._again: Callable[[], None] | None = None
         setTone(self._ui.setupBanner, _AMBER)
@@ -134,14 +134,12 @@ class SetupPanel:
         question = _(
             "These packages will be downloaded and installed into Slicer's Python:\n\n{packages}\n\n{hint}\n\nContinue?"
         ).format(packages=packages, hint=state.hint)
-        if not slicer.util.confirmOkCancelDisplay(question, _("Set up PartialSeg")) or not self._mayDiscard():
+        if not slicer.util.confirmOkCancelDisplay(question, _("Set up PartialSeg")):
             return
         self._ui.setupText.setText(_("Installing..."))
         with self._context.guarded():
             slicer.app.processEvents()
-            self._checked(
-                self._context.logic.repair(consent=True, log=self._context.say, discardNew=True, progress=True)
-            )
+            self._checked(self._context.logic.repair(consent=True, log=self._context.say, progress=True))
             return
         self._checked(state)
 
@@ -154,26 +152,11 @@ class SetupPanel:
     def _choosePython(self) -> None:
         wanted = self._ui.pythonPath.text.strip()
         before = "" if self._context.logic.interpreter.own else self._context.logic.python
-        if wanted == before or self._asking:
+        if wanted == before:
             return
-        # The question takes the focus, which tells the end of editing once more.
-        self._asking = True
-        try:
-            allowed = self._mayDiscard()
-        finally:
-            self._asking = False
-        if allowed:
-            with self._context.guarded():
-                self._context.logic.setPython(wanted, discardNew=True)
-                self._state = None
-                self.check()
-                return
+        with self._context.guarded():
+            self._context.logic.setPython(wanted)
+            self._state = None
+            self.check()
+            return
         self._ui.pythonPath.setText(before)
-
-    def _mayDiscard(self) -> bool:
-        """Ask whether new models may go on which nobody has decided, when there are any."""
-        names = ", ".join(outcome.name for outcome in self._context.logic.undecided)
-        question = _("The new model {names} was neither kept nor discarded, and would be deleted. Continue?")
-        return not names or bool(
-            slicer.util.confirmOkCancelDisplay(question.format(names=names), _("Set up PartialSeg"))
-        )
