@@ -14,6 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from PartialSegLib.components import SLAB_VOXELS, Components, Connectivity
+from PartialSegLib.progress import Monitor
 from PartialSegLib.segmentation import Box, PackedMask, Segmentation
 from PartialSegLib.structures import LabelSpace, Rule, Task
 
@@ -27,6 +28,7 @@ def apply_rules(
     chosen: Iterable[str] | None = None,
     *,
     finished: Callable[[Task, Segmentation], object] | None = None,
+    monitor: Monitor | None = None,
 ) -> Segmentation:
     """Carry out the rules of every task, in the order of the label space.
 
@@ -46,6 +48,8 @@ def apply_rules(
     finished : callable, optional
         Called with each task of the segmentation and its mended structures, as soon as no rule is left
         that could change them.
+    monitor : Monitor, optional
+        Told about every task.
 
     Returns
     -------
@@ -56,6 +60,8 @@ def apply_rules(
     ------
     LabelSpaceError
         When `chosen` names no task or structure of the label space.
+    CancelledError
+        When the monitor was cancelled.
     """
     present = set(segmentation.keys)
     if chosen is not None:
@@ -63,6 +69,8 @@ def apply_rules(
     masks = dict(segmentation.masks)
     for index, task in enumerate(label_space.tasks):
         for rule in task.rules:
+            if monitor is not None:
+                monitor.step("finish", index, len(label_space.tasks))
             if {rule.structure, rule.other or rule.structure} <= present:
                 masks[rule.structure] = _apply(rule, masks, segmentation.geometry.voxel_volume)
         if finished is not None:

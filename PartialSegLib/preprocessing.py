@@ -21,6 +21,7 @@ from PartialSegLib.errors import ImageError
 from PartialSegLib.images import Geometry, Image
 from PartialSegLib.normalization import normalize_foreground
 from PartialSegLib.preparation import OURS, Preprocessing, Resampling
+from PartialSegLib.progress import Monitor
 from PartialSegLib.resampling import (
     Taps,
     linear_taps,
@@ -182,6 +183,7 @@ def prepare(
     *,
     spacing: Sequence[float] | None = None,
     crop: Box | None = None,
+    monitor: Monitor | None = None,
 ) -> Prepared:
     """Bring an image to the network's grid.
 
@@ -195,19 +197,29 @@ def prepare(
         (x, y, z) millimetres in place of ``recipe.spacing``.
     crop : tuple of slice, optional
         Part of the oriented image to use, from :func:`find_crop`; found anew when ``None``.
+    monitor : Monitor, optional
+        Told about every few planes.
+
+    Raises
+    ------
+    CancelledError
+        When the monitor was cancelled.
     """
     crop = find_crop(image, recipe) if crop is None else crop
     grid = make_grid(image.geometry, recipe, spacing or recipe.spacing, crop)
     low, high = recipe.intensity_range
     view = grid.orient(image.voxels)[grid.crop]
     first = recipe.resampling.clip == "before"
-    volume = resample_image(
-        view,
-        grid.shape,
-        recipe.resampling,
-        grid.separate_axis,
-        (lambda planes: planes.clamp_(low, high)) if first else None,
-    )
+    done, total = 0, view.shape[grid.separate_axis or 0]
+
+    def begin(planes: Tensor) -> Tensor:
+        nonlocal done
+        if monitor is not None:
+            monitor.step("prepare", done, total)
+        done += len(planes)
+        return planes.clamp_(low, high) if first else planes
+
+    volume = resample_image(view, grid.shape, recipe.resampling, grid.separate_axis, begin)
     if recipe.resampling.integers:
         volume.round_()
     if not first:

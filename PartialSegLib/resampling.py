@@ -23,6 +23,8 @@ Shape = tuple[int, int, int]
 
 #: What SciPy calls the borders of a cubic image.
 _BORDERS = {"edge": "nearest", "mirror": "mirror", "zero": "grid-constant"}
+#: Voxels of an image that are resampled at once.
+_VOXELS = 1 << 22
 
 
 class Taps(NamedTuple):
@@ -171,7 +173,7 @@ def _apply(
     """Multiply each axis of a (z, y, x) array by its operator, a few planes at a time."""
     along_z, rows, columns = operators[0], operators[1], operators[2].T.contiguous()
     halfway = torch.empty((view.shape[0], rows.shape[0], columns.shape[1]))
-    step = max(1, 2**22 // max(1, view.shape[1] * view.shape[2]))
+    step = max(1, _VOXELS // max(1, view.shape[1] * view.shape[2]))
     for start in range(0, view.shape[0], step):
         planes = torch.from_numpy(np.ascontiguousarray(view[start : start + step], dtype=np.float32))
         planes = planes if prepare_planes is None else prepare_planes(planes)

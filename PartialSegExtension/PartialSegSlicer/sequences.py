@@ -7,6 +7,7 @@ puts another one beside it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,9 +41,7 @@ class VolumeSequence:
     @property
     def shown(self) -> int:
         """Number of the frame that the volume node shows."""
-        master = self.browserNode.GetMasterSequenceNode()
-        value = master.GetNthIndexValue(max(0, self.browserNode.GetSelectedItemNumber()))
-        return max(0, self.sequenceNode.GetItemNumberFromIndexValue(value, False))
+        return _shownItem(self.sequenceNode, self.browserNode)
 
 
 def sequenceOfVolume(volumeNode: Any) -> VolumeSequence | None:
@@ -75,16 +74,16 @@ def requireSequence(volumeNode: Any) -> VolumeSequence:
     Raises
     ------
     ImageError
-        When it shows none.
+        When there is no volume, or it shows none.
     """
+    if volumeNode is None:
+        raise ImageError(_("No volume is chosen."), _("Choose the volume that a sequence browser shows."))
     found = sequenceOfVolume(volumeNode)
     if found is None:
-        problem = (
-            _("None shows no frames of a sequence.")
-            if volumeNode is None
-            else _("'{volume}' shows no frames of a sequence.").format(volume=volumeNode.GetName())
+        raise ImageError(
+            _("'{volume}' shows no frames of a sequence.").format(volume=volumeNode.GetName()),
+            _("Choose the volume that a sequence browser shows."),
         )
-        raise ImageError(problem, _("Choose the volume that a sequence browser shows."))
     return found
 
 
@@ -121,3 +120,44 @@ def browseTogether(volumes: VolumeSequence, sequenceNode: Any, proxyNode: Any) -
     browser.AddProxyNode(proxyNode, sequenceNode, False)
     browser.SetSaveChanges(sequenceNode, True)
     browser.EndModify(before)
+
+
+def proxiesOf(sequenceNode: Any) -> Iterator[tuple[Any, str]]:
+    """Return each node of the scene that shows the frames of a sequence, with the index value that it shows now."""
+    for browser in _browsersOf(sequenceNode):
+        proxy = browser.GetProxyNode(sequenceNode)
+        if proxy is not None:
+            yield proxy, str(sequenceNode.GetNthIndexValue(_shownItem(sequenceNode, browser)))
+
+
+def removeSequence(sequenceNode: Any, *proxyNodes: Any) -> None:
+    """Take a sequence out of its browsers and out of the scene, with the nodes that show it and their display.
+
+    Parameters
+    ----------
+    sequenceNode : vtkMRMLSequenceNode
+    *proxyNodes : vtkMRMLDisplayableNode
+        Further nodes to remove, as a proxy that is not browsed yet.
+    """
+    proxies = {*proxyNodes, *(proxy for proxy, _value in proxiesOf(sequenceNode))}
+    for browser in _browsersOf(sequenceNode):
+        browser.RemoveSynchronizedSequenceNode(sequenceNode.GetID())
+    displays = {proxy.GetNthDisplayNode(at) for proxy in proxies for at in range(proxy.GetNumberOfDisplayNodes())}
+    for node in (*proxies, *displays, sequenceNode):
+        if node is not None and node.GetScene() is not None:
+            node.GetScene().RemoveNode(node)
+
+
+def _browsersOf(sequenceNode: Any) -> list[Any]:
+    """Return the browsers of the scene that browse a sequence."""
+    scene = sequenceNode.GetScene()
+    count = scene.GetNumberOfNodesByClass("vtkMRMLSequenceBrowserNode") if scene is not None else 0
+    browsers = [scene.GetNthNodeByClass(number, "vtkMRMLSequenceBrowserNode") for number in range(count)]
+    return [browser for browser in browsers if browser.IsSynchronizedSequenceNode(sequenceNode, True)]
+
+
+def _shownItem(sequenceNode: Any, browserNode: Any) -> int:
+    """Return the number of the frame of a sequence that a browser shows."""
+    master = browserNode.GetMasterSequenceNode()
+    value = master.GetNthIndexValue(max(0, browserNode.GetSelectedItemNumber()))
+    return max(0, int(sequenceNode.GetItemNumberFromIndexValue(value, False)))

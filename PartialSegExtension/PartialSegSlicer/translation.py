@@ -7,7 +7,8 @@ knows no Slicer, marks its texts for :func:`translate`. Slicer's core without th
 tests) has no translation.
 
 The messages of :mod:`PartialSegLib`, of the training library and of the worker process are those of a
-terminal too, and stay English; what a card says of a model is its author's.
+terminal too, and stay English, but for those whose kind says all (:mod:`PartialSegWorker.errors`); what
+a card says of a model is its author's.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""Undo of one run: what the segments were before the run changed them.
+"""Undo of one run: what the segments were before the run changed them, or what it made in a new sequence.
 
 :func:`PartialSegSlicer.writing.writeSegmentation` saves each segment here before it touches it;
-the logic keeps the last :class:`RunUndo` for "Undo last run". Slicer's own history belongs to the
-Segment Editor and does not see what a run writes.
+the logic keeps the last :class:`RunUndo`, or :class:`SequenceUndo`, for "Undo last run". Slicer's own
+history belongs to the Segment Editor and does not see what a run writes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,8 @@ from PartialSegLib.segmentation import PackedMask
 from PartialSegSlicer.geometry import geometryFromMatrix
 from PartialSegSlicer.labelmaps import Labelmap, readLabelmap, writeMask
 from PartialSegSlicer.nodes import requireWritable
-from PartialSegSlicer.segments import isCompleted, segmentIDs, segmentOf
+from PartialSegSlicer.segments import completedSegments, isCompleted, segmentIDs, segmentOf
+from PartialSegSlicer.sequences import proxiesOf, removeSequence
 
 _DISPLAY = (
     "Visibility",
@@ -158,6 +159,90 @@ class RunUndo:
             elif segment is not None:
                 node.GetSegmentation().RemoveSegment(segmentID)
         return redo
+
+
+class SequenceUndo:
+    """What a run over a sequence left in the scene, and the way back.
+
+    Masks are kept packed, as by :class:`RunUndo`.
+
+    Parameters
+    ----------
+    sequenceNode : vtkMRMLSequenceNode
+        Of segmentation nodes; the run made it.
+    proxyNode : vtkMRMLSegmentationNode
+        Shows its frames; the run made it too.
+    """
+
+    def __init__(self, sequenceNode: Any, proxyNode: Any) -> None:
+        self._sequenceNode, self._proxyNode = sequenceNode, proxyNode
+        self._after: dict[str, dict[str, Labelmap]] = {}
+
+    @property
+    def possible(self) -> bool:
+        """Whether the sequence is still there."""
+        return self._sequenceNode.GetScene() is not None
+
+    def watch(self, value: str) -> None:
+        """Remember what the run left in the frame with this index value, to know later whether it was edited."""
+        node = self._sequenceNode.GetDataNodeAtValue(value)
+        self._after[value] = {segmentID: readLabelmap(node, segmentID) for segmentID in segmentIDs(node)}
+
+    def editedSegments(self) -> tuple[tuple[str, str], ...]:
+        """Return index value and name of each segment that somebody edited or deleted; of deleted ones, the ID.
+
+        A frame that was taken out of the sequence has nothing to lose.
+
+        Raises
+        ------
+        SegmentationError
+            When a frame stores no voxels any more.
+        """
+        found: dict[tuple[str, str], tuple[str, str]] = {}
+        for value, node in self._frames():
+            requireWritable(node)
+            present = segmentIDs(node)
+            for segmentID, labelmap in self._after.get(value, {}).items():
+                if segmentID not in present:
+                    found.setdefault((value, segmentID), (value, segmentID))
+                elif not _equal(labelmap, readLabelmap(node, segmentID)):
+                    found.setdefault((value, segmentID), (value, segmentOf(node, segmentID).GetName()))
+        return tuple(found.values())
+
+    def restore(self) -> None:
+        """Remove what the run made: its segments, and the nodes unless somebody has put something into them.
+
+        A segment that was marked "Completed" since is left alone, and so is every segment that the run
+        did not make.
+
+        Raises
+        ------
+        SegmentationError
+            When a frame stores no voxels any more.
+        """
+        frames = list(self._frames())
+        for _value, node in frames:
+            requireWritable(node)
+        completed = {(value, segmentID) for value, node in frames for segmentID in completedSegments(node)}
+        going = [
+            (node, [item for item in self._after.get(value, {}) if (value, item) not in completed])
+            for value, node in frames
+        ]
+        if all(set(segmentIDs(node)) <= set(ids) for node, ids in going):
+            removeSequence(self._sequenceNode, self._proxyNode)
+            return
+        for node, ids in going:
+            # A frame and what shows it may share their segments.
+            for segmentID in set(ids) & set(segmentIDs(node)):
+                node.GetSegmentation().RemoveSegment(segmentID)
+
+    def _frames(self) -> Iterator[tuple[str, Any]]:
+        """Return index value and node of each frame, and those of what shows one: it may be ahead of its frame."""
+        sequence = self._sequenceNode
+        for number in range(sequence.GetNumberOfDataNodes()):
+            yield sequence.GetNthIndexValue(number), sequence.GetNthDataNode(number)
+        for proxy, value in proxiesOf(sequence):
+            yield value, proxy
 
 
 def _saved(segmentationNode: Any, segmentID: str) -> _Saved:

@@ -148,7 +148,7 @@ def _requireScalarVolume(volumeNode: Any) -> None:
     name = volumeNode.GetName()
     if not volumeNode.IsA("vtkMRMLScalarVolumeNode"):
         raise ImageError(
-            _("'{name}' is no volume but a {kind}.").format(name=name, kind=volumeNode.GetNodeTagName()),
+            _("'{name}' is no volume.").format(name=name),
             _("Choose a scalar volume."),
         )
     if volumeNode.IsA("vtkMRMLLabelMapVolumeNode"):

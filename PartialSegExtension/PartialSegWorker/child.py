@@ -20,6 +20,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from PartialSegWorker.texts import SIGNAL, SILENT, STATUS
+
 #: Seconds that a killed process has to disappear; it takes milliseconds unless a disk hangs.
 _BURIAL = 5.0
 
@@ -107,15 +109,15 @@ class Child:
         return status
 
 
-def describe_exit(status: int | None) -> str:
-    """Return how a process ended, in words."""
+def way_of_ending(status: int | None) -> tuple[str, dict[str, str]]:
+    """Return how a process ended: the key of a text (:mod:`PartialSegWorker.texts`), and its values."""
     if status is None:
-        return "it closed its output and went on"
+        return SILENT, {}
     if status < 0:
-        names = {item.value: item.name for item in signal.Signals}
-        return f"killed by signal {-status} ({names.get(-status, 'unknown')})"
+        names = {item.value: f" ({item.name})" for item in signal.Signals}
+        return SIGNAL, {"signal": f"{-status}{names.get(-status, '')}"}
     # Windows reports exceptions as large numbers, which are known by their hexadecimal form.
-    return f"exit status {status if status < 2**16 else hex(status)}"
+    return STATUS, {"status": str(status if status < 2**16 else hex(status))}
 
 
 def _apart() -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import Self
 
 from PartialSegLib.progress import Progress
 from PartialSegWorker import texts
-from PartialSegWorker.child import Child, describe_exit
+from PartialSegWorker.child import Child, way_of_ending
 from PartialSegWorker.environment import child_environment, package_folders
 from PartialSegWorker.errors import (
     CANCELLED,
@@ -238,11 +238,11 @@ class WorkerClient:
             # A callback of the one before may have closed the client.
             if (given_up := self._aside.pop(number, None)) is not None:
                 self._cancelled.discard(given_up)
-                given_up.fail(WorkerError(CANCELLED, texts.STOPPED_DURING, values={"name": given_up.name}))
+                given_up.fail(WorkerError(CANCELLED, texts.STOPPED, values={}))
         while item := next((item for item in self._waiting if item in self._cancelled), None):
             self._waiting.remove(item)
             self._cancelled.discard(item)
-            item.fail(WorkerError(CANCELLED, texts.STOPPED_BEFORE, values={"name": item.name}))
+            item.fail(WorkerError(CANCELLED, texts.STOPPED, values={}))
 
     def _start(self) -> None:
         command = [self._python, "-m", "PartialSegWorker", "--folder", str(self.folder)]
@@ -358,20 +358,20 @@ class WorkerClient:
         lost = list(self._aside.values()) if current is None else [current]
         self._aside = {} if current is None else self._aside
         log, status = self.log_tail(), self._drop(1.0)
-        how = describe_exit(status)
+        way, values = way_of_ending(status)
         self._finish()
         if not greeted:
             self._give_up(
                 WORKER_START,
-                texts.ENDED_EARLY,
+                texts.ENDED_EARLY[way],
                 texts.ENDED_EARLY_HINT,
-                {"python": self._python, "how": how},
+                {"python": self._python} | values,
             )
         for item in lost:
             if cancelled:
-                item.fail(WorkerError(CANCELLED, texts.STOPPED_AND_ENDED, log=log, values={"how": how}))
+                item.fail(WorkerError(CANCELLED, texts.STOPPED_AND_ENDED[way], log=log, values=values))
             else:
-                item.fail(WorkerError.crashed(item.name, how, killed=status in (-9, 137), log=log))
+                item.fail(WorkerError.crashed(way, values, killed=status in (-9, 137), log=log))
 
     def _give_up(self, code: str, message: str, hint: str, values: Mapping[str, str] | None = None) -> None:
         """End a worker that never got ready, and fail the request that it was started for."""

@@ -109,7 +109,7 @@ class Engine:
         image = self._image(wanted, monitor)
         predictor = self._predictor(bundle, wanted.device, monitor)
         expected = predictor.forecast(image, wanted.tasks, wanted.preset, region=_region(wanted.region))
-        return {"device": str(expected.plan.device)} | expected.to_json()
+        return {"wanted_device": str(predictor.device)} | expected.to_json()
 
     def segment(
         self,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from PartialSegLib.errors import CancelledError, PartialSegError
+from PartialSegLib.errors import CancelledError, MemoryForecastError, PartialSegError
 from PartialSegWorker import texts
 
 #: Codes of problems of the worker itself; all other codes are those of :mod:`PartialSegLib.errors`.
@@ -44,6 +44,14 @@ class InstallationError(PartialSegError):
     code = "installation"
 
 
+#: Message and hint of the errors of the worker process whose kind says all, or one of them, by their codes.
+_GENERAL = {
+    DEFECT: ("", texts.DEFECT_HINT),
+    InstallationError.code: ("", texts.INSTALLATION_HINT),
+    MemoryForecastError.code: (texts.MEMORY, texts.MEMORY_HINT),
+}
+
+
 class WorkerError(PartialSegError):
     """Why a request failed, as the front end shows it: hint first, traceback and log on demand.
 
@@ -58,7 +66,13 @@ class WorkerError(PartialSegError):
     log : str
         Last lines of the worker's log, where it ended without an answer.
     values : mapping of str to str, optional
-        Of the placeholders in `message` and `hint`; without it both are taken as they are.
+        Of the placeholders in `message` and `hint`, which are the client's own texts; without it both are
+        taken as they are.
+
+    Attributes
+    ----------
+    original : str
+        Message and hint in English, for a report; of the worker, in its own words.
     """
 
     def __init__(
@@ -73,16 +87,25 @@ class WorkerError(PartialSegError):
     ) -> None:
         self._texts, self._values = (message, hint), values
         super().__init__(*self._filled(str))
+        self.original = _joined(self.message, self.hint)
         self.code = code
         self.traceback = traceback
         self.log = log
 
     def translate(self, translation: Callable[[str], str]) -> None:
-        """Put the client's own texts into another language; what the worker told stays as it is."""
-        if self._values is not None:
-            # A translation with other placeholders is worth less than the English text.
-            with suppress(KeyError, IndexError, ValueError):
-                self.message, self.hint = self._filled(translation)
+        """Put the client's own texts into another language.
+
+        What the worker told stays as it is, unless its kind says all: that is said in the other language,
+        if there is a translation.
+        """
+        if self._values is None:
+            message, hint = _GENERAL.get(self.code, ("", ""))
+            self.message = _translated(message, translation) or self.message
+            self.hint = _translated(hint, translation) or self.hint
+            return
+        # A translation with other placeholders is worth less than the English text.
+        with suppress(KeyError, IndexError, ValueError):
+            self.message, self.hint = self._filled(translation)
 
     def _filled(self, translation: Callable[[str], str]) -> tuple[str, str]:
         message, hint = self._texts
@@ -94,13 +117,22 @@ class WorkerError(PartialSegError):
     def from_event(cls, event: dict[str, Any]) -> WorkerError:
         """Return the error that an ``error`` event tells."""
         message, hint, trace = (str(event.get(name, "")) for name in ("message", "hint", "traceback"))
-        return cls(str(event.get("code", DEFECT)), message, hint, traceback=trace)
+        code = str(event.get("code", DEFECT))
+        if code != CANCELLED:
+            return cls(code, message, hint, traceback=trace)
+        # Where the worker stopped matters to a report, not to the person who stopped it.
+        stopped = cls(code, texts.STOPPED, traceback=trace, values={})
+        stopped.original = _joined(message, hint)
+        return stopped
 
     @classmethod
-    def crashed(cls, name: str, how: str, *, killed: bool, log: str) -> WorkerError:
-        """Return the error of a request during which the worker ended; `killed` by the system, or a crash."""
+    def crashed(cls, way: str, values: Mapping[str, str], *, killed: bool, log: str) -> WorkerError:
+        """Return the error of a request during which the worker ended; `killed` by the system, or a crash.
+
+        `way` and `values` are those of :func:`~PartialSegWorker.child.way_of_ending`.
+        """
         hint = texts.KILLED_HINT if killed else texts.CRASHED_HINT
-        return cls(WORKER_CRASHED, texts.CRASHED, hint, log=log, values={"name": name, "how": how})
+        return cls(WORKER_CRASHED, texts.CRASHED[way], hint, log=log, values=values)
 
     @property
     def cancelled(self) -> bool:
@@ -108,6 +140,16 @@ class WorkerError(PartialSegError):
         return self.code == CANCELLED
 
     def diagnostics(self) -> str:
-        """Return everything that is known, as text for a report."""
-        parts = (f"[{self.code}] {self.message}", self.hint, self.traceback, self.log and f"Worker log:\n{self.log}")
-        return "\n\n".join(part.strip() for part in parts if part)
+        """Return everything that is known, as English text for a report."""
+        parts = (f"[{self.code}] {self.original}", self.traceback, self.log and f"Worker log:\n{self.log}")
+        return _joined(*parts)
+
+
+def _joined(*parts: str) -> str:
+    return "\n\n".join(part.strip() for part in parts if part)
+
+
+def _translated(text: str, translation: Callable[[str], str]) -> str:
+    """Return the translation of a text; empty when there is none."""
+    found = text and translation(text)
+    return "" if found == text else found

@@ -30,7 +30,7 @@ from PartialSegLib.inference.export import voxels_together
 from PartialSegLib.inference.extractors import runs_on_openvino
 from PartialSegLib.inference.slabs import block_voxels
 from PartialSegLib.inference.windows import WindowGrid
-from PartialSegLib.inference.winograd import WinogradConv3d
+from PartialSegLib.inference.winograd import WinogradConv3d, extra_weight_bytes
 from PartialSegLib.networks.blocks import fold_weight_standardization
 from PartialSegLib.networks.contract import PartialLabelNetwork, task_tensor
 from PartialSegLib.preprocessing import NetworkGrid
@@ -38,6 +38,8 @@ from PartialSegLib.preprocessing import NetworkGrid
 #: Part of the free memory that a plan may use.
 HEADROOM = 0.9
 
+#: Seconds after which a device's rate is not measured once more.
+_PATIENCE = 0.5
 # What it takes to number the components of a voxel: the mask, its numbers, and their first places.
 _RULE_BYTES = 32
 
@@ -92,6 +94,8 @@ class NetworkCosts:
     openvino : bool
         Whether OpenVINO is the engine of the CPU. It keeps its intermediate results between windows
         and runs.
+    winograd_bytes : int
+        Memory of the further weights of Winograd's convolutions, which PyTorch has on the CPU.
     """
 
     flops: int
@@ -100,6 +104,7 @@ class NetworkCosts:
     map_channels: int
     scratch_bytes: int = 0
     openvino: bool = False
+    winograd_bytes: int = 0
 
     def network_bytes(self, plan: Plan, *, warm: bool) -> int:
         """Return the memory that the network adds where it runs; `warm` if its engine ran before."""
@@ -109,7 +114,8 @@ class NetworkCosts:
             return self.activation_bytes // 4 * scale * plan.batch + weights
         if self.openvino:
             return 0 if warm else self.activation_bytes + weights
-        return self.activation_bytes * plan.batch + self.scratch_bytes + weights
+        more = 0 if warm else self.winograd_bytes
+        return self.activation_bytes * plan.batch + self.scratch_bytes + weights + more
 
 
 @dataclass(frozen=True)
@@ -140,6 +146,9 @@ class Forecast:
         """Return the forecast for a report."""
         return {
             "plan": self.plan.describe(),
+            "device": str(self.plan.device),
+            "accumulated_on": str(self.plan.ring_device),
+            "groups": self.plan.groups,
             "windows": self.windows,
             "seconds": round(self.seconds, 1),
             "host_bytes": self.host_bytes,
@@ -166,8 +175,15 @@ def network_costs(network: PartialLabelNetwork, window: tuple[int, int, int]) ->
         channels = ghost.features(image, task).map.shape[1]
     # PyTorch unfolds the 3x3x3 neighborhoods of images with few channels for their first convolution.
     scratch = 27 * image.numel() * 4
-    openvino = runs_on_openvino(network)
-    return NetworkCosts(flops.get_total_flops(), live.peak, weight_bytes(network), channels, scratch, openvino)
+    return NetworkCosts(
+        flops.get_total_flops(),
+        live.peak,
+        weight_bytes(network),
+        channels,
+        scratch,
+        runs_on_openvino(network),
+        extra_weight_bytes(ghost),
+    )
 
 
 def weight_bytes(network: nn.Module) -> int:
@@ -312,7 +328,10 @@ def device_speed(device: torch.device, half: bool = False) -> float:
             started = time.perf_counter()
             layer(image)
             _wait(device)
-            best = min(best, time.perf_counter() - started)
+            best = min(best, took := time.perf_counter() - started)
+            if took > _PATIENCE:
+                # A computer that is busy with something else.
+                break
     return 2 * 27 * 32 * 32 * size**3 / best / more
 
 

@@ -156,7 +156,7 @@ class Predictor:
         uncertainty : bool
             Also return the map of mean binary entropy.
         monitor : Monitor, optional
-            Progress and cancellation, between windows.
+            Progress and cancellation: between planes (``prepare``), windows and tasks (``finish``).
         cache : FeatureCache, optional
             Keeps and gives the features of windows, where they do not depend on the task.
         slab : callable, optional
@@ -182,7 +182,7 @@ class Predictor:
         body = find_crop(image, self.bundle.card.preprocessing)
         asked = region_crop(image.geometry, self.bundle.card.preprocessing, region) if region else None
         crop, steps = self._crop(image, structures, chosen, body, asked, monitor, cache)
-        prepared = prepare(image, self.bundle.card.preprocessing, crop=crop)
+        prepared = prepare(image, self.bundle.card.preprocessing, crop=crop, monitor=monitor)
         give_back()
         prepared_at = time.perf_counter()
         grid = prepared.grid
@@ -204,7 +204,7 @@ class Predictor:
         )
         segmented_at = time.perf_counter()
         del prepared  # the resampled image, before components ask for memory
-        segmentation = apply_rules(segmented(outcome.masks), self.label_space, finished=finished)
+        segmentation = apply_rules(segmented(outcome.masks), self.label_space, finished=finished, monitor=monitor)
         give_back()
         ended_at = time.perf_counter()
         report = {
@@ -212,6 +212,7 @@ class Predictor:
             "preset": preset,
             **computed(outcome, expected, self._extractor(expected.plan).name),
             "steps": steps + taken,
+            "memory_ran_out": bool(taken),
             "corrections": list(image.corrections),
             "seconds": seconds(started, prepared_at, segmented_at, ended_at),
             "volumes_ml": {key: round(segmentation.volume_ml(key), 3) for key in structures},
@@ -258,7 +259,7 @@ class Predictor:
             return widen(asked, image.geometry, recipe, REGION_MARGIN), ["only the region of interest"]
         if not preset.coarse or recipe.coarse_spacing is None:
             return body, []
-        prepared = prepare(image, recipe, spacing=recipe.coarse_spacing, crop=body)
+        prepared = prepare(image, recipe, spacing=recipe.coarse_spacing, crop=body, monitor=monitor)
         outcome, _, taken = self._run(prepared, structures, preset, monitor, "find region", cache=cache)
         boxes = []
         for task in self.label_space.tasks:

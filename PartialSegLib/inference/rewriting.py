@@ -6,6 +6,7 @@ beyond rounding.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from types import MethodType
 
 import torch
@@ -14,21 +15,21 @@ from torch.nn import functional
 
 from PartialSegLib.networks.contract import PartialLabelNetwork
 
-#: Up to so many voxels, PyTorch's own sums are precise enough.
-_FEW_VOXELS = 1 << 19
+#: Bytes of a map that a thread sums and scales at once: they stay in its core's cache.
+_PART_BYTES = 1 << 20
 
 
 class SpatialGroupNorm(nn.Module):
-    """Group or instance normalisation without reshaping the feature map.
+    """Group or instance normalization without reshaping the feature map.
 
     OpenVINO reshapes ``(N, C, ...)`` to ``(N, groups, ...)`` and so leaves the blocked memory layout
-    of its convolutions twice per normalisation. Here the statistics are averaged over space per
+    of its convolutions twice per normalization. Here the statistics are averaged over space per
     channel, then over the channels of a group by a tiny matrix, and the map is only scaled.
 
     Parameters
     ----------
     norm : nn.GroupNorm or nn.InstanceNorm3d
-        With affine weights; instance normalisation has one channel a group.
+        With affine weights; instance normalization has one channel a group.
     block : tuple of int
         (D, H, W) that divides every map. Space is averaged in such blocks first: OpenVINO sums in
         float32 one value after the other, which over the millions of voxels of a large window
@@ -49,7 +50,7 @@ class SpatialGroupNorm(nn.Module):
             self.averaging = averaging[:, :, None, None, None]
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Normalise (N, C, D, H, W)."""
+        """Normalize (N, C, D, H, W)."""
         mean = self._average(hidden)
         variance = self._average((hidden - mean).square())
         scale = self.weight * torch.rsqrt(variance + self.eps)
@@ -91,7 +92,7 @@ def keep_blocked_layout(network: PartialLabelNetwork, window: Tensor) -> None:
 
 
 def _is_spatial_norm(module: nn.Module) -> bool:
-    """Whether a module normalises each map by its own statistics, with affine weights."""
+    """Whether a module normalizes each map by its own statistics, with affine weights."""
     if isinstance(module, nn.InstanceNorm3d):
         return module.affine and not module.track_running_stats
     return isinstance(module, nn.GroupNorm) and module.affine
@@ -100,8 +101,9 @@ def _is_spatial_norm(module: nn.Module) -> bool:
 class ChannelsLastNorm(nn.Module):
     """Group or instance normalization of maps in channels-last memory.
 
-    PyTorch copies a channels-last map twice for instance normalization, and adds up the values of a
-    group in float32 one after the other, which over the voxels of a large window costs three digits.
+    PyTorch copies a channels-last map twice for instance normalization. For groups it takes the mean of the
+    squares less the square of the mean, of sums in float32 one value after the other: over the voxels of
+    a large window that costs three digits, and more where the mean is larger than the deviation.
 
     Parameters
     ----------
@@ -117,52 +119,60 @@ class ChannelsLastNorm(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Normalize (N, C, D, H, W)."""
-        if hidden[0, 0].numel() <= _FEW_VOXELS:
-            return functional.group_norm(hidden, self.groups, self.weight, self.bias, self.eps)
         batch = hidden.permute(0, 2, 3, 4, 1).contiguous()
         result = torch.empty_like(batch)
+        voxels = max(1, torch.get_num_threads() * _PART_BYTES // (batch.shape[-1] * batch.element_size()))
         for source, target in zip(batch, result, strict=True):
-            scale, shift = self._line(source)
-            for plane, normalized in zip(source, target, strict=True):
-                torch.addcmul(shift, plane, scale, out=normalized)
+            parts = source.flatten(0, 2).split(voxels)
+            scale, shift = self._line(parts)
+            for part, normalized in zip(parts, target.flatten(0, 2).split(voxels), strict=True):
+                torch.addcmul(shift, part, scale, out=normalized)
         return result.permute(0, 4, 1, 2, 3)
 
-    def _line(self, planes: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the scale and the shift of every channel of (D, H, W, C) planes."""
-        # Each plane is summed while it lies in the processor's cache, and the planes in float64.
-        ones = planes.new_ones(1, planes[0, ..., 0].numel())
-        sums = torch.cat([torch.mm(ones, plane.flatten(0, 1)) for plane in planes])
-        squares = torch.cat([torch.mm(ones, plane.flatten(0, 1).square()) for plane in planes])
-        mean, square = (
-            total.double().mean(0).div(ones.numel()).view(self.groups, -1).mean(1, keepdim=True)
-            for total in (sums, squares)
-        )
-        scale = torch.rsqrt((square - mean.square()).clamp_min(0.0) + self.eps).expand(
-            -1, planes.shape[-1] // self.groups
-        )
-        shift = -mean * scale
-        scale, shift = scale.flatten(), shift.flatten()
+    def _line(self, parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Return the scale and the shift of every channel of (voxels, C) parts of a map."""
+        # About a mean of float32, so that nothing cancels; what that mean is off by is found on the way.
+        rough = _means(parts)[0].to(parts[0].dtype)
+        off, square = _means(parts, lambda part: (away := part - rough, away.square()))
+        mean, variance = rough + off, square - off.square()
+        groups = mean.view(self.groups, -1)
+        center = groups.mean(1, keepdim=True)
+        spread = (variance.view(self.groups, -1) + (groups - center).square()).mean(1, keepdim=True)
+        scale = torch.rsqrt(spread + self.eps).expand_as(groups).flatten()
+        shift = -center.expand_as(groups).flatten() * scale
         if self.weight is not None:
             scale, shift = scale * self.weight, shift * self.weight + self.bias
-        return scale.to(planes.dtype), shift.to(planes.dtype)
+        return scale.to(parts[0].dtype), shift.to(parts[0].dtype)
+
+
+def _means(
+    parts: Sequence[Tensor], change: Callable[[Tensor], Sequence[Tensor]] = lambda part: (part,)
+) -> list[Tensor]:
+    """Return the mean of every channel in float64, of what becomes of (voxels, C) parts."""
+    ones = parts[0].new_ones(1, len(parts[0]))
+    sums = [[torch.mm(ones[:, : len(part)], values) for values in change(part)] for part in parts]
+    count = sum(map(len, parts))
+    return [torch.cat(column).double().sum(0) / count for column in zip(*sums, strict=True)]
 
 
 def keep_channels_last(network: nn.Module) -> None:
-    """Make a network stay in channels-last memory and compute 1x1x1 convolutions as matrix products.
+    """Make a network stay in channels-last memory, with norms and 1x1x1 convolutions that are made for it.
 
-    PyTorch answers a convolution of a single channel in the standard layout, after which every sum
-    with a channels-last map is copied; and it has no fast 1x1x1 convolution for channels-last maps.
+    PyTorch answers some convolutions in the standard layout (of a single channel, or of small maps), after
+    which every sum with a channels-last map is copied; and it has no fast 1x1x1 convolution for
+    channels-last maps.
     """
-    for name, norm in list(network.named_modules()):
+    for name, norm in list(network.named_modules(remove_duplicate=False)):
         if isinstance(norm, nn.GroupNorm) or (isinstance(norm, nn.InstanceNorm3d) and not norm.track_running_stats):
             parent, _, attribute = name.rpartition(".")
             setattr(network.get_submodule(parent), attribute, ChannelsLastNorm(norm))
     for module in network.modules():
-        if not isinstance(module, nn.Conv3d):
+        if not isinstance(module, nn.Conv3d | nn.ConvTranspose3d):
             continue
-        if module.kernel_size == (1, 1, 1) and module.groups == 1 and not any(module.padding):
+        pointwise = isinstance(module, nn.Conv3d) and module.kernel_size == (1, 1, 1)
+        if pointwise and module.groups == 1 and not any(module.padding):
             module.forward = MethodType(_pointwise, module)  # type: ignore[method-assign]
-        elif module.in_channels == 1:
+        else:
             module.register_forward_hook(_to_channels_last)
 
 

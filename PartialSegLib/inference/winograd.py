@@ -35,22 +35,18 @@ _LEAST_CHANNELS = 16
 
 
 class WinogradConv3d(nn.Module):
-    """A 3x3x3 convolution of stride 1 on maps in channels-last memory.
+    """A 3x3x3 convolution of stride 1 on maps in channels-last memory, for inference alone.
 
     Parameters
     ----------
     convolution : nn.Conv3d
-        One that :func:`suits` accepts; its weights are taken over as they are now.
+        One that :func:`suits` accepts; its weights are taken over as they are at the first use.
     """
 
     def __init__(self, convolution: nn.Conv3d) -> None:
         super().__init__()
-        filters = torch.tensor(_FILTER, dtype=torch.float64, device=convolution.weight.device)
-        weight = torch.einsum("ik,ockhw->iohwc", filters, convolution.weight.detach().double())
         self.direct = convolution
-        #: (6, C, 3, 3, B), in the memory order of channels-last weights.
-        self.weights: Tensor
-        self.register_buffer("weights", weight.to(convolution.weight.dtype).contiguous())
+        self._weights: list[Tensor] = []
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Return the (N, C, D, H, W) convolution of (N, B, D, H, W), in channels-last memory."""
@@ -59,6 +55,7 @@ class WinogradConv3d(nn.Module):
             # One, two and five planes: hardly a product would be saved.
             answer: Tensor = self.direct(hidden)
             return answer
+        self._transform()
         batch = hidden.permute(0, 2, 3, 4, 1).contiguous()
         result = batch.new_empty(*batch.shape[:-1], self.direct.out_channels)
         for source, target in zip(batch, result, strict=True):
@@ -92,18 +89,29 @@ class WinogradConv3d(nn.Module):
         return [
             functional.conv2d(
                 planes[index : index + 1].permute(0, 3, 1, 2),
-                weight.permute(0, 3, 1, 2),
+                weight,
                 self.direct.bias if index == _COMMON else None,
                 padding=1,
             ).permute(0, 2, 3, 1)[0]
-            for index, weight in enumerate(self.weights)
+            for index, weight in enumerate(self._weights)
         ]
+
+    def _transform(self) -> None:
+        """Make the six (C, B, 3, 3) weights; not before they are used, because some networks never use most."""
+        if not self._weights:
+            filters = torch.tensor(_FILTER, dtype=torch.float64)
+            weights = torch.einsum("ik,ockhw->iochw", filters, self.direct.weight.detach().double())
+            self._weights = [
+                weight.to(self.direct.weight.dtype, memory_format=torch.channels_last) for weight in weights
+            ]
 
 
 def suits(convolution: nn.Module) -> bool:
     """Whether a module is a convolution that is faster in this way."""
     return (
         isinstance(convolution, nn.Conv3d)
+        and convolution.weight.dtype == torch.float32
+        and not getattr(convolution, "standardize", False)
         and convolution.kernel_size == (3, 3, 3)
         and convolution.stride == convolution.dilation == (1, 1, 1)
         and convolution.padding == (1, 1, 1)
@@ -113,9 +121,16 @@ def suits(convolution: nn.Module) -> bool:
     )
 
 
+def extra_weight_bytes(network: nn.Module) -> int:
+    """Return the memory of the further weights that a network has once every convolution was used."""
+    suited = [module for module in network.modules() if isinstance(module, nn.Conv3d) and suits(module)]
+    # Six 3x3 kernels of each 3x3x3 kernel.
+    return sum(module.weight.numel() * module.weight.element_size() * 2 for module in suited)
+
+
 def use_winograd(network: nn.Module) -> None:
     """Replace every convolution of a network that :func:`suits` by :class:`WinogradConv3d`, in place."""
-    for name, child in list(network.named_modules()):
+    for name, child in list(network.named_modules(remove_duplicate=False)):
         if suits(child):
             parent, _, attribute = name.rpartition(".")
             assert isinstance(child, nn.Conv3d)

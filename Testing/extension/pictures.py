@@ -1,12 +1,14 @@
-"""Makes the pictures of the panel for the documentation: ``python Testing/extension/pictures.py [FOLDER]``.
+"""Makes the pictures for the documentation: ``python Testing/extension/pictures.py [FOLDER] [--slicer-views]``.
 
 The module's own panel runs in the host of the tests (:mod:`host`), with a real scene, the real worker and
 the bundled model, on a phantom: a synthetic CT, no patient, which every picture says. Qt's Fusion style
-stands in for Slicer's. Takes a few minutes on two cores.
+stands in for Slicer's. Takes a few minutes on two cores. With ``--slicer-views``, the segments in real
+Slicer views are drawn too, which installs those for the time being (:mod:`slicer_views`).
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import stat
 import subprocess
@@ -25,6 +27,7 @@ os.environ.setdefault("QT_SCALE_FACTOR", "1.25")
 
 import host  # noqa: E402
 import psutil  # noqa: E402
+import slicer_views  # noqa: E402
 
 #: Width of the module panel in Slicer's default layout, in points.
 WIDTH = 350
@@ -240,4 +243,10 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else HERE.parents[1] / "docs")
+    parser = argparse.ArgumentParser(description="Make the pictures for the documentation.")
+    parser.add_argument("folder", nargs="?", type=Path, default=HERE.parents[1] / "docs")
+    parser.add_argument("--slicer-views", action="store_true", help="also draw the segments in real Slicer views")
+    options = parser.parse_args()
+    main(options.folder)
+    if options.slicer_views:
+        slicer_views.make(options.folder)

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from logic_cases import spin, unexpected
 
 from bundles import random_bundle
 from PartialSegLib.bundle import ModelBundle
 from PartialSegLib.errors import PartialSegError, SegmentationError
 from PartialSegLib.images import Geometry, Image
 from PartialSegSlicer.cases import maskOnVolume
-from PartialSegSlicer.logic.errors import SettingError
+from PartialSegSlicer.logic.errors import BusyError, SettingError
 from PartialSegSlicer.segments import findSegment
 from PartialSegSlicer.volumes import geometryFromVolumeNode
+from PartialSegWorker import undecided
 from slicer_scene import SlicerScene
 
 PARENT = "parent"
@@ -136,6 +139,34 @@ def test_a_full_fine_tuning_that_is_discarded_leaves_nothing(logic: Any, slicer_
     assert outcome.name not in names(logic)
     with pytest.raises(SegmentationError, match="does not wait"):
         logic.keepModel(outcome)
+
+
+def test_decisions_are_carried_out_without_waiting_for_the_worker(logic: Any) -> None:
+    told = {"name": "mine too", "mode": "quick", "trained": ["liver"], "before": {}, "after": {}, "regressions": []}
+    told |= {"better": None, "judged_by": "training", "verdict": "", "seconds": 1.0}
+    parent = next(entry for entry in logic.models()["models"] if entry["name"] == PARENT)
+    for _ in range(2):
+        undecided.put(Path(parent["folder"]), told)
+    first, second = logic.undecided
+    errors: list[Any] = []
+    kept: list[str] = []
+    # Its name is that of an installed model: it goes on waiting.
+    spin(logic, logic.keepModel(first, onError=errors.append))
+    assert [error.code for error in errors] == ["bundle"]
+    assert logic.undecided == (first, second)
+    job = logic.keepModel(first, overwrite=True, onFinished=kept.append, onError=unexpected)
+    assert kept == []
+    with pytest.raises(BusyError):
+        logic.discardModel(second, onFinished=unexpected)
+    spin(logic, job)
+    assert kept == [PARENT]
+    assert logic.undecided == (second,)
+    gone: list[Any] = []
+    spin(logic, logic.discardModel(second, onFinished=gone.append))
+    assert len(gone) == 1
+    assert logic.undecided == ()
+    with pytest.raises(SegmentationError, match="does not wait"):
+        logic.discardModel(second, onFinished=unexpected)
 
 
 def test_wrong_fine_tunings_are_refused_before_anything_is_trained(logic: Any, slicer_scene: SlicerScene) -> None:

@@ -51,7 +51,9 @@ def test_a_model_that_somebody_shares_is_imported_as_it_is(
     assert raised.value.code == "bundle"
     assert "already" in raised.value.message
     assert own_logic.importModel(path, overwrite=True) == ["colleague"]
-    assert "colleague" in own_logic.removableModel("colleague")
+    told = own_logic.removableModel("colleague")
+    assert told.startswith(f"the model 'colleague' in {models / 'colleague'} (")
+    assert told.endswith("B)")
     own_logic.removeModel("colleague")
     assert names(own_logic) == ["phantom-dodnet"]
 

@@ -13,6 +13,7 @@ from logic_cases import small_scan, spin, unexpected
 
 from PartialSegLib.errors import PartialSegError
 from PartialSegSlicer.cases import maskOnVolume
+from PartialSegSlicer.logic.setup import PackageState, SetupState
 from PartialSegSlicer.volumes import geometryFromVolumeNode
 
 ALLOWED = {"SimpleITK", "numpy", "slicer", "vtk", "PartialSegLib", "PartialSegSlicer", "PartialSegWorker"}
@@ -82,6 +83,19 @@ def test_copied_code_does_what_the_panel_would_do(
 def test_the_self_test_passes_as_slicer_runs_it(module: Any, slicer_app: Host) -> None:
     slicer_app.slicer.selfTests["PartialSeg"]()
     assert slicer_app.slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode") == 0
+
+
+def test_the_self_test_says_what_it_skips_where_packages_are_missing(
+    module: Any, slicer_app: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing = PackageState("torch", "torch>=2.6", "", "not installed")
+    bare = SetupState("PythonSlicer", True, "3.12.10", (missing,))
+    said: list[str] = []
+    monkeypatch.setattr(module.PartialSegLogic, "setupState", lambda logic: bare)
+    monkeypatch.setattr(module.PartialSegTest, "delayDisplay", lambda test, message, *_: said.append(message))
+    slicer_app.slicer.selfTests["PartialSeg"]()
+    assert "torch (not installed)" in said[-1]
+    assert slicer_app.slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode") == 1
 
 
 def test_sample_data_offers_a_phantom_that_is_drawn_here(module: Any, slicer_app: Host) -> None:

@@ -14,6 +14,7 @@ from PartialSegLib.bundle import ModelBundle
 from PartialSegLib.errors import PartialSegError
 from PartialSegLib.inference import Predictor
 from PartialSegSlicer.cases import maskOnVolume
+from PartialSegSlicer.logic.errors import BusyError
 from PartialSegSlicer.volumes import geometryFromVolumeNode, imageFromVolumeNode
 from slicer_scene import SlicerScene
 
@@ -53,6 +54,40 @@ def test_a_run_with_callbacks_goes_on_when_it_is_polled_and_tells_progress_and_r
     assert told == [run.result]
     assert "segment" in stages
     assert not logic.busy
+
+
+def test_memory_is_freed_without_waiting_for_the_worker(logic: Any, volume: Any, random_model: Path) -> None:
+    settings = {"tasks": ["liver"], "model": str(random_model), "device": "cpu"}
+    logic.segment(volume, **settings)
+    scan, told = logic.session.scans.of(volume).file, []
+    job = logic.unload(onFinished=told.append)
+    assert logic.busy
+    assert (told, scan.is_file()) == ([], True)
+    with pytest.raises(BusyError):
+        logic.forecast(volume, **settings)
+    spin(logic, job)
+    assert (job.state, told, scan.is_file()) == ("finished", [{}], False)
+    assert logic.segment(volume, **settings).structures
+    assert logic.unload() == {}
+
+
+def test_no_worker_is_started_to_free_its_memory(own_logic: Any) -> None:
+    told: list[Any] = []
+    own_logic.unload()
+    spin(own_logic, own_logic.unload(onFinished=told.append))
+    assert told == [{}]
+    assert not own_logic.session.running
+
+
+def test_a_worker_that_is_closed_while_memory_is_freed_ends_the_job(own_logic: Any) -> None:
+    own_logic.devices()
+    errors: list[Any] = []
+    job = own_logic.unload(onError=errors.append)
+    own_logic.close()
+    assert job.state == "cancelled"
+    assert [error.code for error in errors] == ["cancelled"]
+    own_logic.poll()
+    assert own_logic.devices()["devices"]
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from logic_cases import TASKS, large_scan, spin, unexpected
+from logic_cases import TASKS, large_scan, spin, spin_until_underway, unexpected
 from worker_cases import until
 
+from PartialSegLib.errors import SegmentationError
 from PartialSegSlicer.logic.errors import BusyError
+from PartialSegSlicer.logic.jobs import Job
+from PartialSegSlicer.logic.session import Session
 from PartialSegWorker.errors import WorkerError
 from slicer_scene import SlicerScene
 
@@ -57,7 +60,7 @@ def test_during_a_run_everything_that_needs_the_worker_is_refused_and_the_list_o
         lambda: logic.removeModel("some-model"),
         lambda: logic.forecast(volume),
     ):
-        with pytest.raises(BusyError) as raised:
+        with pytest.raises(BusyError, match=r"has to wait: another job \(segmenting\) is running\.") as raised:
             call()
         assert raised.value.hint
     assert logic.models()["models"]
@@ -117,6 +120,39 @@ def test_an_interrupted_call_stops_its_run_and_nothing_else(
     assert folder.is_dir()
     assert logic.segment(large, tasks=["spleen"], **settings).structures[0].key == "spleen"
     assert logic.session.client.hello["pid"] == worker
+
+
+def test_who_stops_a_run_is_told_so_and_a_report_tells_where(
+    logic: Any, slicer_scene: SlicerScene, random_model: Path
+) -> None:
+    told: list[Any] = []
+    large = slicer_scene.add_volume(large_scan())
+    run = logic.segment(large, tasks=["liver"], model=str(random_model), device="cpu", onError=told.append)
+    spin_until_underway(logic, run)
+    logic.cancel()
+    spin(logic, run)
+    assert [str(error) for error in told] == ["Stopped by the user."]
+    assert "[cancelled] Stopped by the user during 'segment'" in logic.diagnostics()
+
+
+def test_a_defect_is_told_in_the_users_language_and_reported_in_english(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken(Job[None]):
+        def begin(self, session: Any) -> None:
+            with self.step():
+                raise ZeroDivisionError("by zero")
+
+        def release(self, *, succeeded: bool) -> None:
+            raise SegmentationError("The segment stays.", "Remove it.")
+
+    monkeypatch.setattr("PartialSegSlicer.logic.jobs.translate", lambda context, text: text.upper())
+    job = Broken()
+    job.start(Session(unexpected))
+    assert isinstance(job.error, WorkerError)
+    assert job.error.message == "ZeroDivisionError: by zero"
+    assert job.error.hint.startswith("THIS IS A DEFECT OF PARTIALSEG")
+    assert job.error.hint.endswith("The segment stays. Remove it.")
+    for part in ("This is a defect of PartialSeg", "The segment stays.", "Traceback"):
+        assert part in job.error.diagnostics()
 
 
 def test_a_python_that_is_no_worker_fails_the_job_and_not_the_module(

@@ -17,6 +17,8 @@ from PartialSegLib.errors import ImageError, SegmentationError
 from PartialSegLib.images import Image
 from PartialSegLib.inference import Predictor
 from PartialSegSlicer.cases import maskOnVolume
+from PartialSegSlicer.logic.errors import EditsError
+from PartialSegSlicer.segments import markCompleted, segmentIDs
 from PartialSegSlicer.volumes import geometryFromVolumeNode, imagesFromSequence
 from slicer_scene import SlicerScene
 
@@ -31,13 +33,23 @@ def shown(slicer_scene: SlicerScene) -> Any:
     return proxy
 
 
+def nodes(scene: SlicerScene) -> set[str]:
+    """Return the IDs of all nodes, but for those that the application has anyway, or that drawing leaves behind."""
+    passing = ("vtkMRMLLabelMapVolumeDisplayNode", "vtkMRMLSubjectHierarchyNode")
+    found = (scene.scene.GetNthNode(number) for number in range(scene.scene.GetNumberOfNodes()))
+    return {node.GetID() for node in found if node.GetClassName() not in passing}
+
+
 def test_each_frame_is_segmented_and_browsed_with_its_volume(
     logic: Any, shown: Any, slicer_scene: SlicerScene, random_model: Path
 ) -> None:
     result = logic.segmentSequence(shown, tasks=TASKS, model=str(random_model), device="cpu")
     assert tuple(result.frames) == VALUES
     assert result.structures == result.frames[VALUES[1]]
-    assert not logic.canUndo
+    seconds = result.report["seconds"]
+    assert seconds["total"] == pytest.approx(
+        sum(value for stage, value in seconds.items() if stage != "total"), abs=0.02
+    )
     sequence, browser = result.sequenceNode, slicer_scene.slicer.util.getNode("Browser")
     assert (sequence.GetIndexName(), sequence.GetIndexUnit()) == ("time", "s")
     assert browser.GetProxyNode(sequence) is result.segmentationNode
@@ -77,6 +89,21 @@ def test_a_run_that_is_cancelled_leaves_nothing(
     spin(logic, run)
     assert run.state == "cancelled"
     assert slicer_scene.scene.GetNumberOfNodes() == before
+
+
+def test_a_run_that_is_cancelled_while_its_frames_are_shown_leaves_nothing(
+    logic: Any, shown: Any, slicer_scene: SlicerScene, random_model: Path
+) -> None:
+    before = nodes(slicer_scene)
+
+    def stop(progress: Any) -> None:
+        if progress.stage == "write" and progress.done == 2:
+            logic.cancel()
+
+    run = logic.segmentSequence(shown, TASKS, str(random_model), "cpu", onProgress=stop, onError=lambda error: None)
+    spin(logic, run)
+    assert run.state == "cancelled"
+    assert nodes(slicer_scene) == before
 
 
 @pytest.mark.parametrize("class_name", ["vtkMRMLSequenceNode", "vtkMRMLSequenceBrowserNode"])
@@ -123,6 +150,101 @@ def test_a_run_does_not_write_into_another_frame_and_undo_does_neither(
     assert made.segmentationNode.GetSegmentation().GetSegment("spleen") is None
 
 
+def draw(scene: SlicerScene, node: Any, segment: str, volume: Any) -> None:
+    """Draw a segment anew, as a user does."""
+    array = np.zeros(geometryFromVolumeNode(volume).shape, np.uint8)
+    array[1:4, 2:9, 3:12] = 1
+    if segment not in segmentIDs(node):
+        node.GetSegmentation().AddEmptySegment(segment, segment)
+    scene.slicer.util.updateSegmentBinaryLabelmapFromArray(array, node, segment, volume)
+
+
+@pytest.mark.parametrize("browsed", [(), (0, 2, 1)], ids=["at once", "after browsing"])
+def test_undo_removes_all_frames_and_what_shows_them(
+    logic: Any, shown: Any, slicer_scene: SlicerScene, random_model: Path, browsed: tuple[int, ...]
+) -> None:
+    browser, before = slicer_scene.slicer.util.getNode("Browser"), nodes(slicer_scene)
+    result = logic.segmentSequence(shown, TASKS, str(random_model), "cpu")
+    assert logic.canUndo
+    for item in browsed:
+        browse(slicer_scene, browser, item)
+    logic.undoLastRun()
+    assert nodes(slicer_scene) == before
+    assert result.segmentationNode.GetScene() is result.sequenceNode.GetScene() is None
+    assert browser.GetNumberOfSynchronizedSequenceNodes(True) == 1
+    assert not logic.canUndo
+    with pytest.raises(SegmentationError, match="no run to undo"):
+        logic.undoLastRun()
+    # The volumes are browsed as before, and segmented again.
+    browse(slicer_scene, browser, 2)
+    assert nodes(slicer_scene) == before
+    assert logic.segmentSequence(shown, ["liver"], str(random_model), "cpu").structures
+
+
+@pytest.mark.parametrize("frame", [1, 2], ids=["the frame that is shown", "another frame"])
+def test_undo_asks_before_it_loses_the_edit_of_a_frame(
+    logic: Any, shown: Any, slicer_scene: SlicerScene, random_model: Path, frame: int
+) -> None:
+    browser, before = slicer_scene.slicer.util.getNode("Browser"), nodes(slicer_scene)
+    result = logic.segmentSequence(shown, ["liver"], str(random_model), "cpu")
+    if frame == 1:
+        draw(slicer_scene, result.segmentationNode, "liver", shown)
+    else:
+        browse(slicer_scene, browser, frame)
+        draw(slicer_scene, result.segmentationNode, "liver", shown)
+        browse(slicer_scene, browser, 0)
+    with pytest.raises(EditsError, match="Edited since the run") as raised:
+        logic.undoLastRun()
+    assert raised.value.segments == (f"Liver (frame '{VALUES[frame]}')",)
+    assert result.sequenceNode.GetScene() is not None
+    logic.undoLastRun(discardEdits=True)
+    assert nodes(slicer_scene) == before
+
+
+def test_undo_leaves_what_somebody_drew_or_completed_in_a_frame(
+    logic: Any, shown: Any, slicer_scene: SlicerScene, random_model: Path
+) -> None:
+    browser = slicer_scene.slicer.util.getNode("Browser")
+    result = logic.segmentSequence(shown, ["liver", "spleen"], str(random_model), "cpu")
+    node = result.segmentationNode
+    browse(slicer_scene, browser, 2)
+    draw(slicer_scene, node, "Mine", shown)
+    browse(slicer_scene, browser, 0)
+    markCompleted(node, "spleen")
+    kept = maskOnVolume(node, "spleen", geometryFromVolumeNode(shown))
+    logic.undoLastRun()
+    assert not logic.canUndo
+    left = {value: segmentIDs(result.sequenceNode.GetDataNodeAtValue(value)) for value in VALUES}
+    assert left == {"0.0": ("spleen",), "0.5": (), "1.0": ("Mine",)}
+    assert segmentIDs(node) == ("spleen",)
+    found = maskOnVolume(node, "spleen", geometryFromVolumeNode(shown))
+    np.testing.assert_array_equal(found.unpack(), kept.unpack())
+    browse(slicer_scene, browser, 2)
+    assert segmentIDs(node) == ("Mine",)
+    assert maskOnVolume(node, "Mine", geometryFromVolumeNode(shown)).count == 3 * 7 * 9
+
+
+@pytest.mark.parametrize("class_name", ["vtkMRMLSegmentationNode", "vtkMRMLSequenceBrowserNode"])
+def test_undo_works_when_only_a_part_of_a_result_is_left(
+    logic: Any, shown: Any, slicer_scene: SlicerScene, random_model: Path, class_name: str
+) -> None:
+    result = logic.segmentSequence(shown, ["liver"], str(random_model), "cpu")
+    scene = slicer_scene.scene
+    scene.RemoveNode(scene.GetFirstNodeByClass(class_name))
+    logic.undoLastRun()
+    assert result.segmentationNode.GetScene() is result.sequenceNode.GetScene() is None
+
+
+def test_there_is_nothing_to_undo_when_the_sequence_is_gone(
+    logic: Any, shown: Any, slicer_scene: SlicerScene, random_model: Path
+) -> None:
+    result = logic.segmentSequence(shown, ["liver"], str(random_model), "cpu")
+    slicer_scene.scene.RemoveNode(result.sequenceNode)
+    assert not logic.canUndo
+    with pytest.raises(SegmentationError, match="no run to undo"):
+        logic.undoLastRun()
+
+
 def test_no_frame_is_lost_between_values_that_lie_close(
     logic: Any, slicer_scene: SlicerScene, random_model: Path
 ) -> None:
@@ -136,7 +258,7 @@ def test_no_frame_is_lost_between_values_that_lie_close(
 def test_a_volume_that_shows_no_sequence_is_refused(logic: Any, volume: Any, random_model: Path) -> None:
     with pytest.raises(ImageError, match="shows no frames of a sequence"):
         logic.segmentSequence(volume, TASKS, str(random_model), "cpu")
-    with pytest.raises(ImageError, match="shows no frames of a sequence"):
+    with pytest.raises(ImageError, match="No volume is chosen"):
         logic.segmentSequence(None, TASKS, str(random_model), "cpu")
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 from panel_cases import OpenPanel
 
 from PartialSegSlicer.segments import findSegment, markCompleted
+from PartialSegWorker import undecided
 
 
 @pytest.fixture
@@ -164,6 +167,105 @@ def test_another_python_leaves_a_model_that_waits(corrected: OpenPanel) -> None:
     panel.ui.discardButton.click()
     panel.settle()
     assert panel.logic.undecided == ()
+
+
+@pytest.fixture
+def undecided_models(panel: OpenPanel) -> Iterator[OpenPanel]:
+    """The panel, asking about the first of two new models; a model with the name inside both is installed."""
+    told = {"mode": "quick", "trained": ["liver"], "before": {"liver": 0.5}, "regressions": [], "better": True}
+    told |= {"after": {"liver": 0.75}, "judged_by": "held-out", "verdict": "", "seconds": 1.0}
+    for name in ("first", "second"):
+        undecided.put(panel.models / "random", told | {"name": name})
+    panel.widget.panel.enter()
+    panel.settle()
+    assert waits(panel) == "first"
+    yield panel
+    for outcome in panel.logic.undecided:
+        panel.logic.discardModel(outcome)
+    panel.widget.panel.look()
+
+
+def waits(panel: OpenPanel) -> str:
+    """Return the name of the model that the panel asks about, as its log says; empty when it asks about none."""
+    if not panel.shown("keepButton"):
+        return ""
+    lines = [line for line in panel.ui.logText.toPlainText().splitlines() if "waits for a decision" in line]
+    return lines[-1].split("The new model ")[1].split(" ")[0]
+
+
+def test_the_next_model_is_asked_about_when_the_worker_has_answered(undecided_models: OpenPanel) -> None:
+    panel = undecided_models
+    (first, second), buttons = panel.logic.undecided, (panel.ui.keepButton, panel.ui.discardButton)
+    panel.ui.discardButton.click()
+    assert panel.logic.undecided == (first, second), "Nothing was waited for."
+    assert not any(button.enabled for button in buttons)
+    panel.widget.panel.enter()
+    assert waits(panel) == "first"
+    panel.settle()
+    assert not first.bundle.exists()
+    assert waits(panel) == "second"
+    assert all(button.enabled for button in buttons)
+
+
+def test_a_decision_that_cannot_be_carried_out_is_told_and_asked_for_again(undecided_models: OpenPanel) -> None:
+    panel = undecided_models
+    outcome = panel.logic.undecided[0]
+    # The model carries the name of one that is installed, whatever it is called here.
+    panel.ui.keepButton.click()
+    assert not panel.shown("errorPanel")
+    panel.settle()
+    assert panel.shown("errorPanel")
+    assert "random" in panel.ui.errorMessage.text
+    assert waits(panel) == "first"
+    assert panel.ui.keepButton.enabled
+    # Somebody else deletes it while the worker is asked to.
+    panel.ui.discardButton.click()
+    shutil.rmtree(outcome.bundle.parent)
+    panel.widget.panel.look()
+    assert panel.shown("discardButton")
+    panel.settle()
+    assert panel.shown("errorPanel")
+    assert outcome not in panel.logic.undecided
+
+
+@pytest.mark.parametrize("leave", ["module", "scene", "worker"])
+def test_whoever_leaves_while_a_decision_is_carried_out_finds_a_panel_that_works(
+    undecided_models: OpenPanel, leave: str
+) -> None:
+    panel = undecided_models
+    panel.ui.discardButton.click()
+    if leave == "module":
+        panel.host.slicer.util.selectModule("Data")
+    elif leave == "scene":
+        panel.scene.Clear(0)
+    else:
+        # As at the end of Slicer, or when the module is loaded anew.
+        panel.logic.close()
+    panel.settle()
+    panel.host.slicer.util.selectModule("PartialSeg")
+    panel.settle()
+    assert not panel.shown("errorPanel")
+    assert waits(panel) == ("first" if leave == "worker" else "second")
+    assert panel.ui.discardButton.enabled
+
+
+def test_fine_tuning_is_offered_only_where_the_training_library_is(
+    corrected: OpenPanel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    panel = corrected
+    panel.ui.saveCaseButton.click()
+    tip = panel.ui.fineTuneButton.toolTip
+    assert panel.ui.fineTuneButton.enabled
+    hello = panel.logic.session.client.hello
+    monkeypatch.setitem(hello, "capabilities", [name for name in hello["capabilities"] if name != "finetune"])
+    panel.widget.panel.look()
+    assert not panel.ui.fineTuneButton.enabled
+    assert "training library" in panel.ui.fineTuneButton.toolTip
+    assert "partialseg[train]" in panel.ui.fineTuneButton.toolTip
+    monkeypatch.undo()
+    panel.widget.panel.look()
+    assert panel.ui.fineTuneButton.enabled
+    assert panel.ui.fineTuneButton.toolTip == tip
 
 
 def test_the_curve_of_the_loss_goes_on_from_phase_to_phase(panel: OpenPanel) -> None:

@@ -187,6 +187,8 @@ def test_models_that_waited_while_slicer_was_closed_are_asked_about_one_after_th
         while logic.session.active:
             slicer_app.process()
         ui.discardButton.click()
+        while logic.session.active:
+            slicer_app.process()
     assert ui.discardButton.isHidden()
     assert undecided.waiting() == []
     assert not list(tmp_path.iterdir())

@@ -16,6 +16,11 @@ from PartialSegSlicer.segments import addSegment, completedSegments, isCompleted
 from PartialSegSlicer.volumes import geometryFromVolumeNode
 
 
+def last(panel: OpenPanel) -> str:
+    """Return the last line of the log."""
+    return str(panel.ui.logText.toPlainText().strip().splitlines()[-1])
+
+
 def test_apply_says_what_is_missing_until_nothing_is(panel: OpenPanel) -> None:
     assert not panel.ui.applyButton.enabled
     assert panel.ui.applyButton.toolTip == "Select a volume first."
@@ -97,7 +102,8 @@ def test_a_run_writes_segments_and_fills_the_table(panel: OpenPanel) -> None:
     assert not panel.shown("progressBar")
     assert panel.ui.applyButton.text == "Apply"
     assert not panel.ui.resultSection.collapsed
-    assert "Finished" in panel.ui.logText.toPlainText()
+    seconds = panel.logic.job.result.report["seconds"]["total"]
+    assert f"Finished after {round(seconds, 1)} s." in panel.ui.logText.toPlainText()
 
 
 def test_uncertainty_is_shown_where_it_was_asked_for(panel: OpenPanel) -> None:
@@ -298,16 +304,76 @@ def test_all_frames_of_a_sequence_are_segmented_on_request(panel: OpenPanel) -> 
     assert [row[0] for row in panel.table("resultTable")] == ["Liver"]
     sequences = panel.scene.GetNumberOfNodesByClass("vtkMRMLSequenceNode")
     assert (sequences, panel.scene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode")) == (2, 1)
+    seconds = panel.logic.job.result.report["seconds"]["total"]
+    assert f"Finished after {round(seconds, 1)} s." in panel.ui.logText.toPlainText()
+
+
+def test_undo_takes_all_frames_back_and_asks_before_it_loses_an_edit(panel: OpenPanel) -> None:
+    proxy = add_sequence(panel.host.mrml, {"0": blobs((32, 56, 60)), "1": blobs((32, 56, 60), seed=1)})
+    panel.settings.inputVolume = proxy
+    panel.choose("liver")
+    panel.ui.allFrames.checked = True
+    panel.run()
+    node = panel.settings.outputSegmentation
+    mask = np.zeros(panel.host.slicer.util.arrayFromVolume(proxy).shape, np.uint8)
+    mask[3:9, 10:20, 10:20] = 1
+    panel.host.slicer.util.updateSegmentBinaryLabelmapFromArray(mask, node, segmentIDs(node)[0], proxy)
+    panel.host.dialogs.answer("Cancel")
+    panel.ui.undoButton.click()
+    assert "Liver (frame '0')" in panel.host.dialogs.last
+    assert node.GetScene() is not None
+    panel.host.dialogs.answer("Ok")
+    panel.ui.undoButton.click()
+    assert not panel.shown("errorPanel")
+    assert node.GetScene() is None
+    assert panel.scene.GetNumberOfNodesByClass("vtkMRMLSequenceNode") == 1
+    assert panel.settings.outputSegmentation is None
+    assert panel.table("resultTable") == []
+    assert not panel.ui.undoButton.enabled
 
 
 def test_memory_is_freed_on_request_and_the_next_run_works(panel: OpenPanel) -> None:
     panel.add_scan()
     panel.choose("liver")
     panel.run()
+    panel.until(lambda: "memory" in panel.ui.forecastLabel.text)
     panel.ui.unloadButton.click()
+    assert not panel.ui.unloadButton.enabled
+    assert not panel.ui.applyButton.enabled
+    assert "were unloaded" not in last(panel)
+    panel.settle()
+    assert "were unloaded" in last(panel)
     assert not panel.shown("errorPanel")
     panel.run()
     assert len(panel.table("resultTable")) == 1
+
+
+def test_time_and_memory_are_told_again_after_a_job_that_withdrew_the_question(panel: OpenPanel) -> None:
+    panel.add_scan()
+    panel.choose("liver")
+    panel.until(lambda: panel.ui.forecastLabel.text.startswith("Estimating"))
+    panel.ui.unloadButton.click()
+    panel.until(lambda: not panel.logic.busy)
+    panel.until(lambda: "memory" in panel.ui.forecastLabel.text and "About" in panel.ui.forecastLabel.text)
+
+
+@pytest.mark.parametrize("leave", ["module", "scene", "worker"])
+def test_whoever_leaves_while_memory_is_freed_finds_a_panel_that_works(panel: OpenPanel, leave: str) -> None:
+    panel.add_scan()
+    panel.choose("liver")
+    panel.run()
+    panel.ui.unloadButton.click()
+    if leave == "module":
+        panel.host.slicer.util.selectModule("Data")
+    elif leave == "scene":
+        panel.scene.Clear(0)
+    else:
+        panel.logic.close()
+    panel.settle()
+    panel.host.slicer.util.selectModule("PartialSeg")
+    panel.settle()
+    assert panel.ui.unloadButton.enabled
+    assert not panel.shown("errorPanel")
 
 
 def test_the_scene_may_be_closed_during_a_run(panel: OpenPanel) -> None:

@@ -76,14 +76,16 @@ def test_with_consent_packages_go_through_slicer_and_torch_through_its_extension
     assert "Extensions Manager" in first_day.ui.errorHint.text
 
 
-def test_an_installation_that_fails_shows_its_hint(first_day: OpenPanel) -> None:
+def test_an_installation_that_fails_shows_its_hint_and_the_lines_of_pip(first_day: OpenPanel) -> None:
+    first_day.host.packages.output = "ERROR: This is the last line of pip"
     first_day.host.packages.failure = RuntimeError("no connection")
     first_day.host.dialogs.answer("Ok")
     first_day.ui.repairButton.click()
     first_day.settle()
     assert "no connection" in first_day.ui.errorMessage.text
     assert "proxy" in first_day.ui.errorHint.text
-    first_day.host.packages.failure = None
+    assert "last line of pip" in first_day.ui.errorDetails.toPlainText()
+    first_day.host.packages.failure, first_day.host.packages.output = None, ""
 
 
 def test_another_python_is_chosen_checked_and_given_up(first_day: OpenPanel) -> None:

@@ -73,7 +73,8 @@ def test_callbacks_come_from_poll_with_progress_to_the_end(
     assert (results, steps) == ([], [])
     polled(client, lambda: request.finished)
     assert results == [request.result]
-    assert list(dict.fromkeys(step.stage for step in steps)) == ["read", "load", "segment", "write"]
+    stages = ["read", "load", "prepare", "segment", "finish", "write"]
+    assert list(dict.fromkeys(step.stage for step in steps)) == stages
     windows = [step for step in steps if step.stage == "segment"]
     assert windows[-1].done == windows[-1].total == results[0]["report"]["windows"]
     assert [step.done for step in windows] == sorted({step.done for step in windows})
@@ -157,6 +158,8 @@ def test_cancel_stops_between_windows_and_the_same_worker_goes_on(
     client.cancel()
     error = failed(client, request)
     assert error.cancelled
+    assert str(error) == "Stopped by the user."
+    assert "'segment'" in error.original
     assert not output.exists()
     assert [file for file in client.folder.iterdir() if file.name.endswith(".part")] == []
     client.wait(client.request("segment", segment(client, scan, random_model)), PATIENCE)

@@ -16,6 +16,7 @@ import vectors
 from bundles import TWO_MM
 from PartialSegLib.bundle import Card, ModelBundle
 from PartialSegLib.errors import BundleError, MissingExtraError
+from PartialSegLib.inference import extractors
 from PartialSegLib.inference.extractors import OpenVINOExtractor, TorchExtractor, make_extractor
 from PartialSegLib.networks import MultiTalentResEncUNet, MultiTalentSwinUNETR, MultiTalentUNet, build_network
 from PartialSegLib.networks.contract import task_tensor, weight_count
@@ -311,7 +312,8 @@ def test_swinunetr_has_the_default_size_of_the_paper() -> None:
     assert weight_count(MultiTalentSwinUNETR(SwinUNETRParameters(), SPACE)) == 62_188_913
 
 
-def test_swinunetr_is_not_compiled_for_one_window_size() -> None:
+def test_swinunetr_is_not_compiled_for_one_window_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extractors, "made_by_intel", lambda: True)
     extractor = make_extractor(small("swinunetr"), (32, 32, 32), torch.device("cpu"))
     assert isinstance(extractor, TorchExtractor)
 

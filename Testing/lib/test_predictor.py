@@ -12,6 +12,7 @@ from scipy import ndimage
 
 from bundles import TINY, TINY_WINDOW, TWO_MM, random_bundle, random_dodnet
 from dense import dense_masks
+from PartialSegLib import resampling
 from PartialSegLib.errors import CancelledError, ImageError, LabelSpaceError, MemoryForecastError
 from PartialSegLib.images import Geometry, Image
 from PartialSegLib.inference import Predictor, extractors, passes, planner, predictor
@@ -187,6 +188,21 @@ def test_cancel_answers_before_the_next_window(bundle, monkeypatch):
     assert seen[0] == 3  # the two reported and the one whose report found the wish to stop
 
 
+@pytest.mark.parametrize("stage", ["prepare", "finish"])
+def test_cancel_is_heard_before_and_after_the_windows_too(bundle, stage, monkeypatch):
+    def stop(progress):
+        if progress.stage == stage:
+            monitor.cancel()
+
+    monitor, model = Monitor(stop), Predictor(bundle, "cpu")
+    # A plane at a time.
+    monkeypatch.setattr(resampling, "_VOXELS", 1)
+    seen = count_windows(model, monkeypatch)
+    with pytest.raises(CancelledError, match=stage):
+        model.segment(blobs(), monitor=monitor)
+    assert bool(seen[0]) == (stage == "finish")
+
+
 def test_progress_counts_every_window_and_estimates_the_time_left(bundle):
     reports = []
     Predictor(bundle, "cpu").segment(blobs(), monitor=Monitor(reports.append))
@@ -213,6 +229,8 @@ def test_memory_that_runs_out_halves_the_class_group_and_says_so(bundle, monkeyp
     monkeypatch.setattr(passes, "SlabRing", small_memory)
     result = model.segment(image)
     assert "2 groups" in result.report["steps"][0]
+    assert (expected.report["memory_ran_out"], result.report["memory_ran_out"]) == (False, True)
+    assert (expected.report["forecast"]["groups"], result.report["forecast"]["groups"]) == (1, 2)
     for key in expected.segmentation.keys:
         np.testing.assert_array_equal(result.segmentation.array(key), expected.segmentation.array(key))
 

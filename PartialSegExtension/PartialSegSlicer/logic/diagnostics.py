@@ -62,4 +62,6 @@ def _worker(client: WorkerClient | None) -> str:
 def _error(error: PartialSegError) -> str:
     if isinstance(error, WorkerError):
         return error.diagnostics()
-    return f"[{error.code}] {error.message}\n\n{error.hint}".strip()
+    # What pip printed, where it was pip that failed.
+    parts = (f"[{error.code}] {error.message}", error.hint, getattr(error, "log", ""))
+    return "\n\n".join(part for part in parts if part)

@@ -31,6 +31,15 @@ from PartialSegSlicer.logic.setup import SetupQuestion, SetupState, install
 from PartialSegSlicer.segments import markCompleted
 from PartialSegSlicer.translation import tr as _
 from PartialSegWorker.finetunework import DiscardParameters, KeepParameters
+from PartialSegWorker.protocol import Message
+
+
+class _Keep(Question):
+    """Installs a new model; its result is the name of the model."""
+
+    def read(self, answer: Message) -> str:
+        """Return the name."""
+        return str(answer["model"])
 
 
 class HeadlessLogic(SegmentingLogic):
@@ -100,7 +109,7 @@ class HeadlessLogic(SegmentingLogic):
         BusyError
             When a job is running.
         """
-        self.session.requireIdle(_("Deleting a model"))
+        self.session.requireIdle(_("Deleting a model has to wait: another job ({job}) is running."))
         # Windows deletes no file that the worker has mapped.
         self.unload()
         models.removeModel(name)
@@ -134,7 +143,7 @@ class HeadlessLogic(SegmentingLogic):
 
     @property
     def canFineTune(self) -> bool:
-        """Whether the training library is there."""
+        """Whether the training library is there, as the worker says while one is running."""
         hello = self.session.client.hello if self.session.running else None
         if hello is not None:
             return "finetune" in hello.get("capabilities", ())
@@ -199,7 +208,13 @@ class HeadlessLogic(SegmentingLogic):
         known = {outcome.bundle: outcome for outcome in (*waitingOutcomes(), *self._made)}
         return tuple(outcome for outcome in known.values() if outcome.bundle.is_dir())
 
-    def keepModel(self, outcome: FineTuneOutcome, overwrite: bool = False) -> str:
+    def keepModel(
+        self,
+        outcome: FineTuneOutcome,
+        overwrite: bool = False,
+        onFinished: OnFinished = None,
+        onError: OnError = None,
+    ) -> Any:
         """Install a new model, so that it can be chosen; return its name.
 
         Raises
@@ -208,15 +223,26 @@ class HeadlessLogic(SegmentingLogic):
             When it does not wait for a decision any more.
         WorkerError
             When a model of its name is installed and is not to be replaced; it then goes on waiting.
+        BusyError
+            When a job is running.
         """
         requireUndecided(outcome)
-        answer = self.session.finish(self.session.ask(Question("keep", KeepParameters(str(outcome.bundle), overwrite))))
-        return str(answer["model"])
+        wanted = KeepParameters(str(outcome.bundle), overwrite)
+        return self._asked(_Keep("keep", wanted, Listeners(None, onFinished, onError)), job=True)
 
-    def discardModel(self, outcome: FineTuneOutcome) -> None:
-        """Delete a new model; :class:`SegmentationError` when it does not wait for a decision any more."""
+    def discardModel(self, outcome: FineTuneOutcome, onFinished: OnFinished = None, onError: OnError = None) -> Any:
+        """Delete a new model.
+
+        Raises
+        ------
+        SegmentationError
+            When it does not wait for a decision any more.
+        BusyError
+            When a job is running.
+        """
         requireUndecided(outcome)
-        self.session.finish(self.session.ask(Question("discard", DiscardParameters(str(outcome.bundle)))))
+        wanted = DiscardParameters(str(outcome.bundle))
+        return self._asked(Question("discard", wanted, Listeners(None, onFinished, onError)), job=True)
 
     # ---- setup
 
@@ -235,7 +261,7 @@ class HeadlessLogic(SegmentingLogic):
         BusyError
             When a job is running.
         """
-        self.session.requireIdle(_("Another Python"))
+        self.session.requireIdle(_("Another Python has to wait: another job ({job}) is running."))
         self.interpreter.choose(python)
         self.session.close()
 

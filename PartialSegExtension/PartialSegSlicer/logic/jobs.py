@@ -17,10 +17,9 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from PartialSegLib.errors import CancelledError, PartialSegError
 from PartialSegLib.progress import Progress
-from PartialSegSlicer.translation import tr as _
 from PartialSegSlicer.translation import translate
 from PartialSegWorker.errors import CANCELLED, DEFECT, WorkerError
-from PartialSegWorker.texts import CONTEXT
+from PartialSegWorker.texts import CONTEXT, DEFECT_HINT
 
 if TYPE_CHECKING:
     from PartialSegSlicer.logic.session import Session
@@ -150,8 +149,6 @@ class Job(Generic[Outcome]):
         """End with an error, unless it has ended already."""
         if self.ended:
             return
-        if isinstance(error, WorkerError):
-            error.translate(partial(translate, CONTEXT))
         self._end(JobState.CANCELLED if error.code == CANCELLED else JobState.FAILED, error)
         if self._listeners.onError is not None:
             self._listeners.onError(error)
@@ -179,18 +176,22 @@ class Job(Generic[Outcome]):
 
     def _end(self, state: JobState, error: PartialSegError | None) -> None:
         self.state, self.error = state, error
+        if isinstance(error, WorkerError):
+            error.translate(partial(translate, CONTEXT))
         try:
             self.release(succeeded=state is JobState.FINISHED)
         except PartialSegError as problem:
             # What could not be taken back is said with what went wrong first.
-            if self.error is not None:
-                self.error.hint = f"{self.error.hint} {problem}".strip()
+            if error is not None:
+                error.hint = f"{error.hint} {problem}".strip()
+            if isinstance(error, WorkerError):
+                error.original = f"{error.original} {problem}"
 
 
 def _defect(error: Exception) -> WorkerError:
     return WorkerError(
         DEFECT,
         f"{type(error).__name__}: {error}",
-        _("This is a defect of PartialSeg: copy the diagnostics into a report."),
+        DEFECT_HINT,
         traceback="".join(traceback.format_exception(error)),
     )

@@ -6,6 +6,7 @@ the worker's (:mod:`PartialSegWorker.modelwork`). Nothing is fetched without an 
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -95,8 +96,26 @@ def _default() -> str:
         return ""
 
 
-def describeRemoval(name: str) -> str:
-    """Return what :func:`removeModel` would delete, for the question that is asked before.
+@dataclass(frozen=True)
+class Removal:
+    """What :func:`removeModel` would delete.
+
+    Parameters
+    ----------
+    name : str
+        Of the model.
+    folder : Path
+    size : str
+        On the disk, as a person reads it; empty when it is not known.
+    """
+
+    name: str
+    folder: Path
+    size: str
+
+
+def removalOf(name: str) -> Removal:
+    """Return what :func:`removeModel` would delete.
 
     Raises
     ------
@@ -105,11 +124,20 @@ def describeRemoval(name: str) -> str:
     """
     entry = catalog.removable(name)
     size = entry.disk_use()
-    if size is None:
-        return _("the model '{name}' in {folder}").format(name=entry.name, folder=entry.folder)
-    return _("the model '{name}' in {folder} ({size})").format(
-        name=entry.name, folder=entry.folder, size=readable(size)
-    )
+    return Removal(entry.name, entry.folder, "" if size is None else readable(size))
+
+
+def describeRemoval(name: str) -> str:
+    """Return what :func:`removeModel` would delete, for the question that is asked before.
+
+    Raises
+    ------
+    BundleError
+        When it cannot be removed.
+    """
+    found = removalOf(name)
+    text = _("the model '{name}' in {folder} ({size})") if found.size else _("the model '{name}' in {folder}")
+    return text.format(**asdict(found))
 
 
 def removeModel(name: str) -> None:

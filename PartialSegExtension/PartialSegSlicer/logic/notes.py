@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from PartialSegLib.images import Image
 from PartialSegSlicer.logic.results import StructureRow
@@ -38,10 +39,26 @@ def modalityDoubt(image: Image, modality: str, name: str) -> str:
     ).format(name=name, low=f"{low:g}", high=f"{high:g}")
 
 
-def notesOf(rows: Iterable[StructureRow], report: WriteReport, doubt: str = "") -> tuple[str, ...]:
-    """Return the sentences to show after a run."""
+def notesOf(
+    rows: Iterable[StructureRow], report: WriteReport, told: Mapping[str, Any], doubt: str = ""
+) -> tuple[str, ...]:
+    """Return the sentences to show after a run.
+
+    Parameters
+    ----------
+    rows : iterable of StructureRow
+        What became of each structure.
+    report : WriteReport
+        What became of other segments.
+    told : dict
+        The worker's report of the run.
+    doubt : str
+        From :func:`modalityDoubt`.
+    """
     rows = tuple(rows)
     notes = [doubt] if doubt else []
+    if told.get("memory_ran_out"):
+        notes.append(_frugal(told["forecast"]))
     for status, sentence in (
         ("empty", _("Not found: {names}.")),
         ("completed", _("Left alone, because marked as completed: {names}.")),
@@ -57,3 +74,14 @@ def notesOf(rows: Iterable[StructureRow], report: WriteReport, doubt: str = "") 
         withheld = sum(report.withheld.values())
         notes.append(_("{count} voxels were withheld, because they lie in completed segments.").format(count=withheld))
     return tuple(notes)
+
+
+def _frugal(plan: Mapping[str, Any]) -> str:
+    """Say how a run went on after memory had run out."""
+    if plan["groups"] > 1:
+        return _("Memory ran out: the run went on in {count} rounds.").format(count=plan["groups"])
+    if plan["device"] == "cpu":
+        return _("Memory ran out: the run went on on the processor.")
+    if plan["accumulated_on"] != plan["device"]:
+        return _("Memory ran out: the run went on with its results in main memory.")
+    return _("Memory ran out: the run went on with fewer windows at a time.")

@@ -254,7 +254,7 @@ class SegmentRun(Job[SegmentResult]):
             node, before = showUncertainty(self.writer.node, self._volumeNode, uncertainty)
         write = self.writer.report()
         rows = tuple(self.writer.rows[key] for key in segmentation.keys)
-        notes = notesOf(rows, write, self._doubt)
+        notes = notesOf(rows, write, answer["report"], self._doubt)
         frame = shownFrame(self.writer.node)
         return SegmentResult(
             self.writer.node, rows, answer["report"], write, node, notes, self.writer.created, frame, before

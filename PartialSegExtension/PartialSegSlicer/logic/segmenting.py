@@ -31,11 +31,33 @@ from PartialSegSlicer.logic.settings import chosenTasks, presetOf
 from PartialSegSlicer.logic.undoing import UndoneRuns
 from PartialSegSlicer.translation import tr as _
 from PartialSegWorker.parameters import ForecastParameters
+from PartialSegWorker.protocol import Message
 
 OnProgress = Callable[[Progress], object] | None
 OnFinished = Callable[[Any], object] | None
 OnError = Callable[[PartialSegError], object] | None
 Outcome = TypeVar("Outcome")
+
+
+class _Unload(Question):
+    """Frees the memory of the worker; where there is no worker, none is started for it."""
+
+    def begin(self, session: Session) -> None:
+        """Send the request."""
+        self._session = session
+        if session.running:
+            super().begin(session)
+
+    def look(self) -> None:
+        """End when there is nobody to ask."""
+        if self._request is None and not self.ended:
+            self._answered({})
+
+    def read(self, answer: Message) -> Message:
+        """Delete the copy of the volume, which nobody asks about any more."""
+        assert self._session is not None
+        self._session.forgetScans()
+        return answer
 
 
 class SegmentingLogic:
@@ -76,7 +98,7 @@ class SegmentingLogic:
         """End the worker; a running job ends as cancelled, and takes back what it had begun."""
         self.session.close()
 
-    def unload(self) -> None:
+    def unload(self, onFinished: OnFinished = None, onError: OnError = None) -> Any:
         """Free the memory of the worker (its model, its volume and its features), and the copy of the volume.
 
         Raises
@@ -84,9 +106,7 @@ class SegmentingLogic:
         BusyError
             When a job is running.
         """
-        if self.session.running:
-            self.session.finish(self.session.ask(Question("unload")))
-        self.session.forgetScans()
+        return self._asked(_Unload("unload", None, Listeners(None, onFinished, onError)), job=True)
 
     # ---- segmenting
 
@@ -171,9 +191,8 @@ class SegmentingLogic:
         """Segment all frames of the sequence that a volume shows (4D CT), one after another.
 
         The segmentations become a sequence of their own, in step with the volumes in the same browser; a
-        frame that is corrected keeps its corrections. Everything else in the scene stays as it is, so that
-        there is nothing to undo: delete the new segmentation and its sequence if they are not wanted. A
-        run that does not come to its end leaves nothing.
+        frame that is corrected keeps its corrections. Everything else in the scene stays as it is, and
+        :meth:`undoLastRun` removes all frames again. A run that does not come to its end leaves nothing.
 
         Parameters
         ----------
@@ -205,7 +224,7 @@ class SegmentingLogic:
         return self._undoable.possible
 
     def undoLastRun(self, discardEdits: bool = False) -> None:
-        """Put back what was there before the last run.
+        """Put back what was there before the last run, be it over one volume or over all frames of a sequence.
 
         Parameters
         ----------
@@ -221,7 +240,7 @@ class SegmentingLogic:
         BusyError
             When a job is running.
         """
-        self.session.requireIdle(_("Undo"))
+        self.session.requireIdle(_("Undo has to wait: another job ({job}) is running."))
         edited = self._undoable.edited()
         if edited and not discardEdits:
             raise EditsError(
@@ -249,7 +268,7 @@ class SegmentingLogic:
         dict
             ``device``, ``plan``, ``windows``, ``seconds``, ``host_bytes``, ``device_bytes``.
         """
-        self.session.requireIdle(_("A forecast"))
+        self.session.requireIdle(_("A forecast has to wait: another job ({job}) is running."))
         chosen = chosenTasks(tasks)
         bundle = catalog.find(model or None)
         bundle.card.label_space.select(chosen)

@@ -32,8 +32,9 @@ from PartialSegSlicer.logic.settings import chosenTasks, presetOf
 from PartialSegSlicer.logic.watching import SceneWatch
 from PartialSegSlicer.logic.writer import RunWriter
 from PartialSegSlicer.nodes import createSegmentationNode
-from PartialSegSlicer.sequences import VolumeSequence, browseTogether, likeSequence, requireSequence
+from PartialSegSlicer.sequences import VolumeSequence, browseTogether, likeSequence, removeSequence, requireSequence
 from PartialSegSlicer.translation import tr as _
+from PartialSegSlicer.undo import SequenceUndo
 from PartialSegSlicer.volumes import geometriesOfSequence, geometryFromVolumeNode, imagesFromSequence
 from PartialSegWorker.errors import WorkerError
 from PartialSegWorker.protocol import Message
@@ -55,7 +56,9 @@ class SequenceResult:
     frames : dict of str to tuple of StructureRow
         What was found in each frame, by index value.
     report : dict
-        ``seconds`` by stage, of all frames.
+        ``seconds`` by stage and in ``total``, of all frames together.
+    undo : SequenceUndo
+        The way back.
     notes : tuple of str
         Sentences that the user should read.
     """
@@ -65,6 +68,7 @@ class SequenceResult:
     structures: tuple[StructureRow, ...]
     frames: dict[str, tuple[StructureRow, ...]]
     report: dict[str, Any]
+    undo: SequenceUndo
     notes: tuple[str, ...] = ()
 
     def byUncertainty(self) -> tuple[StructureRow, ...]:
@@ -102,7 +106,7 @@ class SequenceRun(Job[SequenceResult]):
         self._images: Iterator[tuple[str, Image]] = iter(())
         self._files: tuple[Path, ...] = ()
         self._found: dict[str, Segmentation] = {}
-        self._made: list[Any] = []
+        self._made: tuple[Any, ...] = ()
         self._seconds: Counter[str] = Counter()
         self._all: tuple[str, ...] = ()
         self._started = 0.0
@@ -168,10 +172,8 @@ class SequenceRun(Job[SequenceResult]):
         if self._watch is not None:
             self._watch.stop()
         self._forget()
-        if not succeeded:
-            for node in self._made:
-                if node.GetScene() is not None:
-                    node.GetScene().RemoveNode(node)
+        if not succeeded and self._made:
+            removeSequence(*self._made)
 
     def _stop(self) -> None:
         """Tell the worker that nobody waits for its answer."""
@@ -241,14 +243,16 @@ class SequenceRun(Job[SequenceResult]):
                 _("Frames of '{name}' were added or removed during the run.").format(name=name), _("Run again.")
             )
         sequence, node = likeSequence(self._volumes), createSegmentationNode(self._volumeNode)
-        self._made += [node, sequence]
+        self._made = sequence, node
         if self._watch is not None:
             self._watch.add(node)
+        undo = SequenceUndo(sequence, node)
         frames = {}
         for value, segmentation in self._found.items():
             rows = RunWriter(self._volumeNode, node).write(segmentation)
             frames[value] = tuple(replace(row, status="new" if row.voxels else "empty") for row in rows)
             sequence.SetDataNodeAtValue(node, value)
+            undo.watch(value)
             self.report(Progress("write", len(frames), len(self._found), None))
             yield None
         shown = self._volumes.values[self._volumes.shown]
@@ -258,7 +262,8 @@ class SequenceRun(Job[SequenceResult]):
             count=len(frames), frame=shown
         )
         notes = (*([self._doubt] if self._doubt else []), summary)
-        yield SequenceResult(node, sequence, frames[shown], frames, {"seconds": dict(self._seconds)}, notes)
+        seconds = {stage: round(value, 3) for stage, value in self._seconds.items()}
+        yield SequenceResult(node, sequence, frames[shown], frames, {"seconds": seconds}, undo, notes)
 
 
 __all__ = ["SequenceResult", "SequenceRun"]

@@ -79,8 +79,13 @@ class Session:
         """Whether there is anything to poll for."""
         return self.busy or any(not item.ended for item in self._questions)
 
-    def requireIdle(self, wish: str) -> None:
+    def requireIdle(self, sentence: str = "") -> None:
         """Refuse what needs the worker for itself while a job runs.
+
+        Parameters
+        ----------
+        sentence : str
+            What to say then, with the placeholder ``job``.
 
         Raises
         ------
@@ -88,10 +93,8 @@ class Session:
         """
         if self.busy:
             assert self.job is not None
-            raise BusyError(
-                _("{wish} has to wait: another job ({job}) is running.").format(wish=wish, job=_called(self.job.kind)),
-                _("Wait for it, or cancel it."),
-            )
+            sentence = sentence or _("This has to wait: another job ({job}) is running.")
+            raise BusyError(sentence.format(job=_called(self.job.kind)), _("Wait for it, or cancel it."))
 
     def privateFile(self, ending: str) -> Path:
         """Return a new name in the folder that only this user may enter."""
@@ -110,7 +113,7 @@ class Session:
         PartialSegError
             When something is wrong with what was asked; nothing was begun then.
         """
-        self.requireIdle(_("This"))
+        self.requireIdle()
         for question in self._questions:
             question.cancel()
         self.job = job
@@ -125,7 +128,7 @@ class Session:
         BusyError
             When a job runs.
         """
-        self.requireIdle(_("This"))
+        self.requireIdle()
         for older in self._questions:
             if older.kind == question.kind and not older.ended:
                 older.cancel()
@@ -196,5 +199,8 @@ def _called(kind: str) -> str:
         "finetune": _("fine-tuning"),
         "import": _("importing a model"),
         "download": _("downloading a model"),
+        "keep": _("installing the new model"),
+        "discard": _("deleting the new model"),
+        "unload": _("freeing memory"),
     }
     return known.get(kind, kind)

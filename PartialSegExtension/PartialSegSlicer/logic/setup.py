@@ -8,6 +8,7 @@ that is in use; only the extension PyTorch imports it once, after it has install
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 import subprocess
 import sys
@@ -16,10 +17,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from slicer import util  # type: ignore[import-untyped]
 
+from PartialSegSlicer.logic import pip
 from PartialSegSlicer.logic.errors import SetupError
 from PartialSegSlicer.logic.interpreter import Interpreter
 from PartialSegSlicer.logic.jobs import Listeners
@@ -33,6 +35,8 @@ from PartialSegWorker.environment import child_environment, package_folders
 REQUIREMENTS = Path(__file__).resolve().parents[2] / "Resources" / "requirements.txt"
 #: Seconds after which a Python that does not end is given up; a first start of torch may take a minute.
 _PATIENCE = 180.0
+#: Lines of pip that are kept of an installation that failed.
+_LAST = 30
 _TORCH = "torch"
 
 
@@ -215,7 +219,9 @@ class SetupQuestion(Question):
 def install(state: SetupState, log: Callable[[str], object] | None = None, *, progress: bool = False) -> None:
     """Install what a state says is missing into Slicer's own Python; call it after the user has agreed.
 
-    It runs in the thread that calls it, which is the main thread, as pip in Slicer must.
+    It runs in the thread that calls it, which is the main thread, as pip in Slicer must. No package
+    that this process has loaded is replaced. Good ones are held at their versions, except by the extension
+    PyTorch, which takes no constraints.
 
     Parameters
     ----------
@@ -228,32 +234,26 @@ def install(state: SetupState, log: Callable[[str], object] | None = None, *, pr
     Raises
     ------
     SetupError
-        When the Python is not Slicer's own, an installer is missing, or an installation fails.
+        When the Python is not Slicer's own, a package is in use, an installer is missing, or an installation
+        fails (:class:`~PartialSegSlicer.logic.pip.PipError`).
     """
     say = log or (lambda line: None)
     if not state.own:
         raise SetupError(_("'{python}' is not Slicer's own Python.").format(python=state.python), state.hint)
     broken = [package for package in state.packages if package.problem]
+    _refuseLoaded(broken)
     ordinary = [package for package in broken if package.name != _TORCH]
-    if len(ordinary) < len(broken) and _loaded(_TORCH):
-        # Windows replaces no file of a library that is loaded, and nothing loads another one in its place.
-        raise SetupError(
-            _("PyTorch cannot be installed anew while this Slicer has it loaded. Nothing was installed."),
-            _("Restart Slicer, and repair before another module uses PyTorch."),
-        )
-    try:
+    with pip.explained(), tempfile.TemporaryDirectory() as folder:
+        constraints = Path(folder) / "constraints.txt"
+        good = [f"{package.name}=={package.version}\n" for package in state.packages if not package.problem]
+        constraints.write_text("".join(good), encoding="utf-8")
         if ordinary:
             say(_installing(ordinary))
-            _installOrdinary(ordinary, progress)
+            _installOrdinary(ordinary, constraints, progress)
         for package in broken:
             if package.name == _TORCH:
                 say(_installing([package]))
-                _installTorch(package)
-    except (RuntimeError, OSError, ImportError, subprocess.CalledProcessError) as error:
-        raise SetupError(
-            _("The installation failed: {reason}").format(reason=error),
-            _("Check the connection, the proxy and the free disk space; Slicer's error log has the lines of pip."),
-        ) from error
+                _installTorch(package, constraints, progress)
 
 
 def _package(line: dict[str, str]) -> PackageState:
@@ -274,36 +274,49 @@ def _installing(packages: Sequence[PackageState]) -> str:
     return _("Installing {packages} ...").format(packages=", ".join(package.requirement for package in packages))
 
 
-def _installOrdinary(packages: Sequence[PackageState], progress: bool) -> None:
-    """Install packages with ``slicer.packaging`` (Slicer 5.11 and later), or else with ``slicer.util``."""
-    wanted = [package.requirement for package in packages]
-    # What is there and does not load is installed again: pip would take it for good.
+def _refuseLoaded(broken: Sequence[PackageState]) -> None:
+    """Refuse to replace what this process has loaded, parts of a failed installation included."""
+    # Windows replaces no file of a library that is loaded, and nothing loads another one in its place.
+    held = [
+        package.name
+        for package in broken
+        if (package.version or package.name == _TORCH) and _loaded(installation.MODULES.get(package.name, package.name))
+    ]
+    if held:
+        raise SetupError(
+            _("This Slicer has loaded what would have to be replaced: {packages}. Nothing was installed.").format(
+                packages=", ".join(held)
+            ),
+            _(
+                "Restart Slicer, and repair before another module uses it. If Slicer itself does, take a newer Slicer, "
+                "or choose another Python for the worker."
+            ),
+        )
+
+
+def _installOrdinary(packages: Sequence[PackageState], constraints: Path, progress: bool) -> None:
+    """Install packages other than PyTorch."""
+    missing = [package.requirement for package in packages if not package.version]
     damaged = [package.requirement for package in packages if package.version]
+    if missing:
+        pip.ensure(missing, constraints, progress)
     if damaged:
-        util.pip_install(["--force-reinstall", "--no-deps", *damaged])
-    packaging = _module("slicer.packaging")
-    if packaging is None:
-        util.pip_install(wanted)
-        return
-    requirement = importlib.import_module("packaging.requirements").Requirement
-    # The panel has asked already, and the worker needs no restart of Slicer.
-    packaging.pip_ensure(
-        [requirement(item) for item in wanted],
-        requester="PartialSeg",
-        prompt_install=False,
-        prompt_restart=False,
-        show_progress=progress,
-    )
+        # What is there and does not load is installed again: pip would take it for good. What it needs comes after.
+        pip.install(["--force-reinstall", "--no-deps", *damaged], constraints, progress)
+        pip.install(damaged, constraints, progress)
 
 
-def _installTorch(package: PackageState) -> None:
+def _installTorch(package: PackageState, constraints: Path, progress: bool) -> None:
     """Install PyTorch through the extension of that name, which chooses the build for this computer."""
-    utilities = _module("PyTorchUtils")
+    utilities = pip.module("PyTorchUtils")
     if utilities is None:
         raise SetupError(
             _("PyTorch is installed through Slicer's extension PyTorch, which is not there."),
             _("Install it in the Extensions Manager, restart Slicer, and repair again."),
         )
+    if not progress and importlib.util.find_spec("light_the_torch") is None:
+        # The extension would install its installer itself, and show a window.
+        pip.install(["light-the-torch>=0.5"], constraints, progress)
     if package.version:
         # The remains of a broken installation would be taken for a good one.
         util.pip_uninstall("torch torchvision")
@@ -319,11 +332,3 @@ def _installTorch(package: PackageState) -> None:
 def _loaded(name: str) -> bool:
     """Whether this process has imported a package, or parts of one that failed to load."""
     return any(module == name or module.startswith(f"{name}.") for module in sys.modules)
-
-
-def _module(name: str) -> Any:
-    """Return a module that only some Slicers have, or ``None``."""
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError:
-        return None

@@ -44,6 +44,8 @@ class FineTunePanel:
         self._context, self._ui, self._cases, self._nameOf, self._kept = context, context.ui, cases, nameOf, kept
         self._job: Any = None
         self._result: Any = None
+        self._deciding = False
+        self._tip = self._ui.fineTuneButton.toolTip
         self._losses: list[tuple[int, float]] = []
         self._begun = self._lastStep = 0
         self._total = 1
@@ -55,18 +57,29 @@ class FineTunePanel:
 
     def look(self, ready: bool) -> None:
         """Offer what can be done now; a model that somebody else has decided on is not asked about."""
-        if self._result is not None and not self._result.bundle.is_dir():
+        if self._result is not None and not self._deciding and not self._result.bundle.is_dir():
             self._result = None
             self._hideOutcome()
         running, undecided = self._job is not None, self._result is not None
         button = self._ui.fineTuneButton
         button.setText(_("Cancel") if running else _("Start"))
-        can = ready and not self._context.busy and not undecided and bool(self._cases.chosen(LEARN))
+        missing = self._missing()
+        can = ready and not missing and not self._context.busy and not undecided and bool(self._cases.chosen(LEARN))
         button.setEnabled(running or can)
+        button.setToolTip(self._tip if running else missing or self._tip)
         self._ui.fineTuneMode.setEnabled(not running and not undecided)
         for widget in (self._ui.keepButton, self._ui.discardButton):
             widget.setVisible(undecided)
             widget.setEnabled(not self._context.busy)
+
+    def _missing(self) -> str:
+        """Return what the installation lacks for fine-tuning, and what to do; empty when it lacks nothing."""
+        if self._context.logic.canFineTune:
+            return ""
+        return _(
+            "Models are trained by the training library, which is missing. Install the extension anew, "
+            "or 'partialseg[train]' into the Python that is chosen under Set-up."
+        )
 
     def _onButton(self) -> None:
         if self._job is not None:
@@ -168,22 +181,44 @@ class FineTunePanel:
             question = _("There is a model {name} already. Replace it?").format(name=outcome.name)
             if known and not slicer.util.confirmOkCancelDisplay(question, _("Keep the new model")):
                 return
-            name = self._context.logic.keepModel(outcome, overwrite=known)
-            self._context.say(_("The new model {name} was kept.").format(name=name))
-            self._decided()
-            self._kept(name)
+            self._context.logic.keepModel(outcome, overwrite=known, onFinished=self._onKept, onError=self._onUndecided)
+            self._decide()
         self._context.changed()
 
     def _discard(self) -> None:
-        outcome = self._result
         with self._context.guarded():
-            self._context.logic.discardModel(outcome)
-            self._context.say(_("The new model was discarded."))
-            self._decided()
+            self._context.logic.discardModel(self._result, onFinished=self._onDiscarded, onError=self._onUndecided)
+            self._decide()
+        self._context.changed()
+
+    def _decide(self) -> None:
+        """Wait for the worker, which carries the decision out; the model that it is about stays shown."""
+        self._deciding = True
+        self._context.wake()
+
+    def _onKept(self, name: str) -> None:
+        self._context.say(_("The new model {name} was kept.").format(name=name))
+        self._decided()
+        self._kept(name)
+        self._context.changed()
+
+    def _onDiscarded(self, _answer: Any) -> None:
+        self._context.say(_("The new model was discarded."))
+        self._decided()
+        self._context.changed()
+
+    def _onUndecided(self, error: PartialSegError) -> None:
+        """Say why the decision was not carried out: the model still waits for one."""
+        self._deciding = False
+        if error.code == "cancelled":
+            self._context.say(error.message)
+        else:
+            self._context.fail(error)
         self._context.changed()
 
     def _decided(self) -> None:
         """Ask about the next new model, if another one waits."""
+        self._deciding = False
         self._result = None
         self._hideOutcome()
         self.restore()

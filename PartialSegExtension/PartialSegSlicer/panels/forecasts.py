@@ -100,20 +100,7 @@ class ForecastPanel:
     def _answered(self, asked: tuple[Any, ...], answer: dict[str, Any]) -> None:
         if asked != self._asked:
             return
-        device, plan = str(answer["device"]), str(answer["plan"])
-        bytes_ = answer["host_bytes"] if device == "cpu" else answer["device_bytes"]
-        where = _("on the processor") if device == "cpu" else _("on the graphics card")
-        parts = [
-            _("About {time} {where}").format(time=duration(answer["seconds"] * asked[-1]), where=where),
-            _("{size} of memory").format(size=readable(bytes_)),
-        ]
-        # What the library does when not everything fits at once; the words are those of its plan.
-        if "accumulated on" in plan:
-            parts.append(_("collected in main memory, because the card is too small"))
-        if "groups" in plan:
-            parts.append(_("in several rounds, because memory is short"))
-        showLine(self._ui.forecastLabel, " · ".join(parts))
-        self._ui.forecastLabel.setToolTip(plan)
+        showLine(self._ui.forecastLabel, " · ".join(forecastTexts(answer, asked[-1])))
 
     def _refused(self, asked: tuple[Any, ...], error: PartialSegError) -> None:
         """Say why there is no forecast: a run that does not fit says so before it begins."""
@@ -121,3 +108,29 @@ class ForecastPanel:
             showLine(
                 self._ui.forecastLabel, "" if error.code == "cancelled" else f"{error.message} {error.hint}".strip()
             )
+
+
+def forecastTexts(answer: dict[str, Any], frames: int = 1) -> list[str]:
+    """Return time, memory, and what will be done because not everything fits at once.
+
+    Parameters
+    ----------
+    answer : dict
+        The worker's forecast.
+    frames : int
+        How many volumes are segmented.
+    """
+    on_cpu = answer["device"] == "cpu"
+    about = _("About {time} on the processor") if on_cpu else _("About {time} on the graphics card")
+    size = answer["host_bytes"] if on_cpu else answer["device_bytes"]
+    parts = [
+        about.format(time=duration(answer["seconds"] * frames)),
+        _("{size} of memory").format(size=readable(size)),
+    ]
+    if on_cpu and answer["wanted_device"] != "cpu":
+        parts.append(_("not on the graphics card, whose memory is too small"))
+    elif answer["accumulated_on"] != answer["device"]:
+        parts.append(_("collected in main memory, because that of the card is too small"))
+    if answer["groups"] > 1:
+        parts.append(_("in {count} rounds, because memory is short").format(count=answer["groups"]))
+    return parts

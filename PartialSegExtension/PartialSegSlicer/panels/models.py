@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from PartialSegLib.errors import PartialSegError
 from PartialSegLib.fetching.addresses import MIRROR_VARIABLE
 from PartialSegLib.progress import Progress
 from PartialSegLib.sizes import readable
+from PartialSegSlicer.logic.models import removalOf
 from PartialSegSlicer.panels.context import Context
 from PartialSegSlicer.panels.texts import progressText
 from PartialSegSlicer.panels.widgets import chosenOf, fill
@@ -108,7 +110,7 @@ class ModelPanel:
         count = sum(len(task["structures"]) for task in model["tasks"])
         parts = [
             model["modality"],
-            _("{count} structures").format(count=count),
+            _("1 structure") if count == 1 else _("{count} structures").format(count=count),
             _("license {name}").format(name=model["license"]),
             readable(model["bytes"]) if model.get("bytes") is not None else "",
         ]
@@ -175,10 +177,15 @@ class ModelPanel:
 
     def _delete(self, model: dict[str, Any]) -> None:
         with self._context.guarded():
-            what = self._context.logic.removableModel(model["name"])
-            if slicer.util.confirmOkCancelDisplay(_("Delete {what}?").format(what=what), _("Delete a model")):
+            removal = removalOf(model["name"])
+            question, done = _("Delete the model '{name}' in {folder}?"), _("Deleted the model '{name}' in {folder}.")
+            if removal.size:
+                question = _("Delete the model '{name}' in {folder} ({size})?")
+                done = _("Deleted the model '{name}' in {folder} ({size}).")
+            known = asdict(removal)
+            if slicer.util.confirmOkCancelDisplay(question.format(**known), _("Delete a model")):
                 self._context.logic.removeModel(model["name"])
-                self._context.say(_("Deleted {what}.").format(what=what))
+                self._context.say(done.format(**known))
                 self.refresh()
 
     def _openFolder(self) -> None:

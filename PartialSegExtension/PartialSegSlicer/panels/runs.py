@@ -35,6 +35,7 @@ class RunPanel:
         self._context, self._ui, self._results, self._begun = context, context.ui, results, begun
         self._forecast = ForecastPanel(context)
         self._run: Any = None
+        self._busy = False
         self._devicesKnown = False
         self._ui.applyButton.connect("clicked()", self._onApply)
         for name, entries in {
@@ -115,6 +116,11 @@ class RunPanel:
             getattr(ui, name).setEnabled(not running and not self._inTime)
         ui.pythonButton.setEnabled(settings is not None and settings.inputVolume is not None)
         ui.unloadButton.setEnabled(not self._context.busy)
+        busy = self._context.busy
+        if self._busy and not busy:
+            # A job withdraws what was asked before, and changes what is free.
+            self._forecast.again()
+        self._busy = busy
         if not running:
             self._forecast.look(ready and not reason)
 
@@ -187,8 +193,8 @@ class RunPanel:
         settings = self._context.settings()
         if settings is not None:
             settings.outputSegmentation = result.segmentationNode
-        seconds = sum(result.report.get("seconds", {}).values())
-        self._context.say(_("Finished after {seconds} s.").format(seconds=round(seconds, 1)))
+        seconds = round(result.report["seconds"]["total"], 1)
+        self._context.say(_("Finished after {seconds} s.").format(seconds=seconds))
         for note in result.notes:
             self._context.say(note)
         self._context.changed()
@@ -207,7 +213,6 @@ class RunPanel:
     def _end(self) -> None:
         self._run = None
         showProgress(self._ui.progressBar, self._ui.statusLabel, None)
-        self._forecast.again()
 
     def _copyPython(self) -> None:
         slicer.app.clipboard().setText(self._context.logic.copyAsPython(self._context.settings()))
@@ -215,7 +220,17 @@ class RunPanel:
 
     def _unload(self) -> None:
         with self._context.guarded():
-            self._context.logic.unload()
-            self._context.say(_("The model and the scan were unloaded."))
-        self._forecast.again()
+            self._context.logic.unload(onFinished=self._onUnloaded, onError=self._onNotUnloaded)
+            self._context.wake()
+        self._context.changed()
+
+    def _onUnloaded(self, _answer: Any) -> None:
+        self._context.say(_("The model and the scan were unloaded."))
+        self._context.changed()
+
+    def _onNotUnloaded(self, error: PartialSegError) -> None:
+        if error.code == "cancelled":
+            self._context.say(error.message)
+        else:
+            self._context.fail(error)
         self._context.changed()

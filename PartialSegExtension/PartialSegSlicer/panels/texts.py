@@ -1,4 +1,4 @@
-"""How the panel writes times, sizes and progress: short, and in the user's language."""
+"""How the panel writes times and progress: short, and in the user's language; sizes are written by the library."""
 
 from __future__ import annotations
 
@@ -35,12 +35,13 @@ def stageName(stage: str) -> str:
         "before": _("Measuring the old model"),
         "after": _("Measuring the new model"),
         "judge": _("Comparing"),
+        "finish": _("Finishing"),
         "write": _("Writing the result"),
         "download": _("Downloading"),
         "verify": _("Checking the download"),
         "import": _("Importing"),
     }
-    word, _space, frame = stage.partition(" ") if stage not in known else (stage, "", "")
+    word, _space, frame = stage.rpartition(" ") if stage not in known else (stage, "", "")
     if frame and word in known and frame[0].isdigit():
         return _("{stage}, frame {frame}").format(stage=known[word], frame=frame)
     return known.get(stage) or stage[:1].upper() + stage[1:]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 
@@ -16,23 +17,51 @@ class Packages:
     def __init__(self) -> None:
         self.installed: list[str] = []
         self.uninstalled: list[str] = []
+        #: Of each installation: whether it might show a window, and which versions it had to leave alone.
+        self.windows: list[bool] = []
+        self.constraints: list[list[str]] = []
         #: Sample data that modules registered, by name.
         self.samples: dict[str, dict[str, Any]] = {}
         self.failure: Exception | None = None
+        #: What pip prints.
+        self.output = ""
         self.translate: Callable[[str], str] = str
 
     def reset(self) -> None:
         """Forget everything."""
-        self.installed.clear()
-        self.uninstalled.clear()
+        for noted in (self.installed, self.uninstalled, self.windows, self.constraints):
+            noted.clear()
         self.samples.clear()
-        self.failure, self.translate = None, str
+        self.failure, self.output, self.translate = None, "", str
 
-    def install(self, requirements: Any, **_: Any) -> None:
+    def install(self, requirements: Any, show_progress: bool = True, requester: str | None = None) -> None:
         """Note what pip would install; fail as a test wants."""
+        if self.output:
+            print(self.output)
+        self.windows.append(show_progress)
         if self.failure is not None:
             raise self.failure
-        self.installed.extend([requirements] if isinstance(requirements, str) else map(str, requirements))
+        wanted = [requirements] if isinstance(requirements, str) else list(map(str, requirements))
+        if "-c" in wanted:
+            place = wanted.index("-c")
+            self.constraints.append(Path(wanted[place + 1]).read_text(encoding="utf-8").split())
+            del wanted[place : place + 2]
+        self.installed.extend(wanted)
+
+    def ensure(
+        self,
+        requirements: Any,
+        constraints: Any = None,
+        skip_packages: Any = None,
+        prompt_install: bool = True,
+        prompt_restart: bool = True,
+        requester: str | None = None,
+        skip_in_testing: bool = True,
+        show_progress: bool = True,
+    ) -> None:
+        """Note what pip would install because it is missing; it takes parsed requirements alone."""
+        wanted = [str(item) for item in requirements if item.name and item.specifier is not None]
+        self.install([*wanted, "-c", str(constraints)], show_progress or prompt_install or prompt_restart)
 
     def uninstall(self, requirements: Any, **_: Any) -> None:
         """Note what pip would remove."""
@@ -70,7 +99,7 @@ def packaging(packages: Packages) -> types.ModuleType:
     module = types.ModuleType("slicer.packaging", __doc__)
     vars(module).update(
         pip_install=packages.install,
-        pip_ensure=packages.install,
+        pip_ensure=packages.ensure,
         pip_uninstall=packages.uninstall,
         pip_check=lambda requirements, **_: False,
         isPipInstallInProgress=lambda: False,
