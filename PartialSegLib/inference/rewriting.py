@@ -6,7 +6,6 @@ beyond rounding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from types import MethodType
 
 import torch
@@ -17,6 +16,8 @@ from PartialSegLib.networks.contract import PartialLabelNetwork
 
 #: Bytes of a map that a thread sums and scales at once: they stay in its core's cache.
 _PART_BYTES = 1 << 20
+#: Voxels whose mean is near enough to that of a map.
+_SAMPLE = 4096
 
 
 class SpatialGroupNorm(nn.Module):
@@ -121,20 +122,17 @@ class ChannelsLastNorm(nn.Module):
         """Normalize (N, C, D, H, W)."""
         batch = hidden.permute(0, 2, 3, 4, 1).contiguous()
         result = torch.empty_like(batch)
-        voxels = max(1, torch.get_num_threads() * _PART_BYTES // (batch.shape[-1] * batch.element_size()))
+        rows = max(1, torch.get_num_threads() * _PART_BYTES // (batch.shape[-1] * batch.element_size()))
         for source, target in zip(batch, result, strict=True):
-            parts = source.flatten(0, 2).split(voxels)
-            scale, shift = self._line(parts)
-            for part, normalized in zip(parts, target.flatten(0, 2).split(voxels), strict=True):
-                torch.addcmul(shift, part, scale, out=normalized)
+            voxels, normalized = source.flatten(0, 2), target.flatten(0, 2)
+            scale, shift = self._line(voxels, rows)
+            for part, place in zip(voxels.split(rows), normalized.split(rows), strict=True):
+                torch.addcmul(shift, part, scale, out=place)
         return result.permute(0, 4, 1, 2, 3)
 
-    def _line(self, parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Return the scale and the shift of every channel of (voxels, C) parts of a map."""
-        # About a mean of float32, so that nothing cancels; what that mean is off by is found on the way.
-        rough = _means(parts)[0].to(parts[0].dtype)
-        off, square = _means(parts, lambda part: (away := part - rough, away.square()))
-        mean, variance = rough + off, square - off.square()
+    def _line(self, voxels: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+        """Return the scale and the shift of every channel of (voxels, C), going through some rows at a time."""
+        mean, variance = _moments(voxels, rows)
         groups = mean.view(self.groups, -1)
         center = groups.mean(1, keepdim=True)
         spread = (variance.view(self.groups, -1) + (groups - center).square()).mean(1, keepdim=True)
@@ -142,17 +140,21 @@ class ChannelsLastNorm(nn.Module):
         shift = -center.expand_as(groups).flatten() * scale
         if self.weight is not None:
             scale, shift = scale * self.weight, shift * self.weight + self.bias
-        return scale.to(parts[0].dtype), shift.to(parts[0].dtype)
+        return scale.to(voxels.dtype), shift.to(voxels.dtype)
 
 
-def _means(
-    parts: Sequence[Tensor], change: Callable[[Tensor], Sequence[Tensor]] = lambda part: (part,)
-) -> list[Tensor]:
-    """Return the mean of every channel in float64, of what becomes of (voxels, C) parts."""
-    ones = parts[0].new_ones(1, len(parts[0]))
-    sums = [[torch.mm(ones[:, : len(part)], values) for values in change(part)] for part in parts]
-    count = sum(map(len, parts))
-    return [torch.cat(column).double().sum(0) / count for column in zip(*sums, strict=True)]
+def _moments(voxels: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+    """Return mean and variance of every channel of (voxels, C) in float64."""
+    # About the mean of a sample, so that nothing cancels; what that is off by is found on the way.
+    sample = voxels[:: max(1, len(voxels) // _SAMPLE)].mean(0)
+    ones = voxels.new_ones(1, rows)
+    sums, squares = [], []
+    for part in voxels.split(rows):
+        away = part - sample
+        sums.append(torch.mm(ones[:, : len(part)], away))
+        squares.append(torch.mm(ones[:, : len(part)], away.square_()))
+    off, square = (torch.cat(values).double().sum(0) / len(voxels) for values in (sums, squares))
+    return sample + off, square - off.square()
 
 
 def keep_channels_last(network: nn.Module) -> None:
