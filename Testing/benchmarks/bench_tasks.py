@@ -40,7 +40,7 @@ def seven_to_one() -> Row:
     voxels = np.random.default_rng(3).integers(-200, 200, (96, 144, 144)).astype(np.int16)
     image = Image(voxels, Geometry(voxels.shape, (2.0, 2.0, 2.0)))
     predictor.segment(image, ["spleen"])
-    seven, one = interleaved(lambda: predictor.segment(image), lambda: predictor.segment(image, ["liver"]), 2)
+    seven, one = interleaved(lambda: predictor.segment(image), lambda: predictor.segment(image, ["liver"]), 6)
     return Row.at_most("seven tasks to one task, same scan", f"{seven:.1f} s", f"{one:.1f} s", seven / one, 1.10)
 
 
